@@ -1,0 +1,84 @@
+"""What flows between the steps: one block of a unit, on its way from rows to a shard.
+
+A **unit** is a stretch of the sources that one worker reads; it gives one or more **blocks**, numbered as
+they come. A block is the unit of packing, of a shard, and of retry.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from schemas.conversation import Document
+from schemas.rejects import Reject
+
+FileFormat = Literal["jsonl", "json", "parquet", "arrow", "csv", "text"]
+Compression = Literal["gzip", "zstd"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One input file as the plan saw it. `setting` indexes the config's `sources`."""
+
+    url: str
+    setting: int
+    format: FileFormat
+    compression: Compression | None
+    size: int
+    etag: str | None
+    mtime: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of one file: [start, end) in bytes for plain JSONL and text lines, in row groups for Parquet,
+    in record batches for Arrow files; the whole of any other file, and then start = 0 and end = size.
+    `source` indexes the plan's files, and so the manifest's sources.
+    """
+
+    source: int
+    file: SourceFile
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Stretches read one after the other by one worker; at most `limit` rows in all."""
+
+    index: int
+    stretches: tuple[Stretch, ...]
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockKey:
+    unit: int
+    block: int
+    last: bool  # no further block follows in this unit
+
+    @property
+    def name(self) -> str:
+        return f"{self.unit:05d}-{self.block:03d}"
+
+
+@dataclass(slots=True)
+class RowBlock:
+    """Rows as read: parallel lists. `rejects` are rows that could not be read; `bytes` is uncompressed input."""
+
+    key: BlockKey
+    sources: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class DocumentBlock:
+    """Conversations and texts, parallel to their places."""
+
+    key: BlockKey
+    sources: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    bytes: int = 0

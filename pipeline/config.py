@@ -1,0 +1,153 @@
+"""The config of a build: every key, its type, its default."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from schemas.policy import DEFAULT_POLICY, PolicyField
+from schemas.settings import load_settings
+
+SourceFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "text"]
+RoleTarget = Literal["system", "developer", "user", "assistant", "tool", "function_call"]
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _parse_bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    if not match or match[2].upper() not in _UNITS:
+        raise ValueError("expected a size like 32MiB, 500KB or 1048576")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenAI(Settings):
+    """Message lists as OpenAI's API has them; or a `prompt` and a `completion` list, the prompt kept out of the loss."""
+
+    type: Literal["openai"]
+    column: str = "messages"
+    tools_column: str | None = "tools"
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    roles: dict[str, RoleTarget] = {}
+    system: str | None = None
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "OpenAI":
+        if (self.prompt_column is None) != (self.completion_column is None):
+            raise ValueError("prompt_column and completion_column go together: give both or neither")
+        return self
+
+
+class ShareGPT(Settings):
+    """`from`/`value` lists. `roles` adds to the known names or changes them."""
+
+    type: Literal["sharegpt"]
+    column: str = "conversations"
+    tools_column: str | None = "tools"
+    system_column: str | None = "system"
+    roles: dict[str, RoleTarget] = {}
+    system: str | None = None
+
+
+class Columns(Settings):
+    """One turn from columns; each is a column's name, or a format string over columns such as "{title}: {text}"."""
+
+    type: Literal["columns"]
+    input: str
+    output: str
+    system: str | None = None
+
+
+class Alpaca(Settings):
+    """Stanford Alpaca's columns. The prompt is the instruction, then a blank line and the input where there is one."""
+
+    type: Literal["alpaca"]
+    instruction: str = "instruction"
+    input: str = "input"
+    output: str = "output"
+    system: str | None = None
+
+
+class Text(Settings):
+    """A column as a plain document, ended by EOS. Sources of format `text` have the one column `text`."""
+
+    type: Literal["text"]
+    column: str = "text"
+
+
+class Custom(Settings):
+    """`module:function`, from a row (a dict) to a conversation, a text, or None to reject the row."""
+
+    type: Literal["custom"]
+    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    args: dict[str, Any] = {}
+
+
+Transform = Annotated[OpenAI | ShareGPT | Columns | Alpaca | Text | Custom, Field(discriminator="type")]
+
+
+class Source(Settings):
+    path: str | list[str]
+    format: SourceFormat = "auto"
+    transform: Transform
+    limit: Annotated[int, Field(gt=0)] | None = None
+    text_unit: Literal["line", "file"] = "line"  # of format `text`: a document a line, or a document a file
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else self.path
+
+
+class SpecialToken(Settings):
+    id: int
+    special: bool = True
+
+
+class Tokenizer(Settings):
+    """A Hugging Face folder, a tiktoken rank file, or a sentencepiece model; `package://name/path` reads a package's file.
+
+    `preset` or `pattern` with `special_tokens` say what a bare rank file leaves open.
+    """
+
+    path: str
+    preset: str | None = None
+    pattern: str | None = None
+    special_tokens: dict[str, SpecialToken] | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+
+
+class BuildConfig(Settings):
+    """What `packline build` makes, and how."""
+
+    output: str
+    seq_len: Annotated[int, Field(ge=8, le=2**24)]
+    seed: int = 0
+    sources: Annotated[list[Source], Field(min_length=1)]
+    tokenizer: Tokenizer
+    chat_template: str | None = None
+    template_kwargs: dict[str, Any] = {}
+    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] = "2024-07-26"
+    too_long: Literal["reject", "truncate", "split"] = "reject"
+    loss_policy: PolicyField = DEFAULT_POLICY
+    loss_weights: bool = False
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    block_bytes: ByteSize = 32 * 2**20
+    max_line_bytes: ByteSize = 64 * 2**20
+    max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> BuildConfig:
+    return load_settings(BuildConfig, path, overrides or [])

@@ -1,0 +1,164 @@
+"""The manifest: what a data set is made of. Written last; readers trust it and never list a folder."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.channels import LEGAL
+from schemas.errors import DatasetError
+from schemas.rejects import Reason
+from schemas.store import Folder, check_name
+
+MANIFEST = "manifest.json"
+
+FileName = Annotated[str, AfterValidator(check_name)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+def _check_byte(key: str) -> str:
+    if not (key.isdecimal() and int(key) < 256 and LEGAL[int(key)]):
+        raise ValueError(f"{key!r} is no legal channel byte")
+    return key
+
+
+Histogram = dict[Annotated[str, AfterValidator(_check_byte)], Count]
+"""Tokens by channel byte; the byte is a decimal string, absent where the count is 0."""
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardFile(Record):
+    """One shard. `tokens` counts the documents' tokens, not the padding."""
+
+    name: FileName
+    bytes: Count
+    sha256: Sha256
+    packs: Count
+    documents: Count
+    tokens: Count
+
+
+class RejectFile(Record):
+    name: FileName
+    bytes: Count
+    sha256: Sha256
+    rows: Count
+
+
+class Source(Record):
+    """One input file as the plan saw it: its path as configured, and what tells a changed file."""
+
+    path: str
+    size: Count
+    etag: str | None = None
+    mtime: str | None = None
+    rows: Count = 0
+
+
+class TokenizerFacts(Record):
+    """`sha256` covers the files that decide the ids; `engine` is the library that made them."""
+
+    kind: Literal["huggingface", "tiktoken", "sentencepiece"]
+    sha256: Sha256
+    engine: str
+    libraries: dict[str, str]
+
+
+class TemplateFacts(Record):
+    sha256: Sha256
+    origin: str
+
+
+class Rejects(Record):
+    counts: dict[Reason, Count]
+    files: list[RejectFile]
+
+
+class Channels(Record):
+    """Histograms of the channel byte over all shards, holdout apart; `sources` by index as a string."""
+
+    total: Histogram
+    sources: dict[str, Histogram]
+
+
+class Totals(Record):
+    """`rows` = rows that gave documents (holdout included) + `rejects`; the rest is without the holdout."""
+
+    rows: Count
+    rejects: Count
+    packs: Count
+    documents: Count
+    tokens: Count
+    truncated: Count
+    straddling: Count
+
+
+class Holdout(Record):
+    """Shards that are no part of the training data: a share of the rows, chosen by a hash of their place."""
+
+    share: float
+    shards: list[ShardFile]
+    channels: Histogram
+
+
+class Manifest(Record):
+    format: Literal["1"] = "1"
+    id: Sha256
+    recipe_id: Sha256
+    seq_len: Annotated[int, Field(gt=0)]
+    vocab_size: Annotated[int, Field(gt=0)]
+    bos_id: TokenId | None
+    eos_id: TokenId | None
+    pad_id: TokenId
+    end_ids: list[TokenId]
+    tokenizer: TokenizerFacts
+    chat_template: TemplateFacts | None
+    clock: str
+    config: dict[str, Any]
+    sources: list[Source]
+    shards: list[ShardFile]
+    holdout: Holdout | None
+    rejects: Rejects
+    channels: Channels
+    totals: Totals
+    fill: float
+
+    def encode(self) -> bytes:
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """Raises DatasetError for another format and for anything that is no manifest."""
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DatasetError(
+            f"{where}: not a manifest of format 1: {place}: {first['msg']} (got {str(first['input'])[:80]!r}); "
+            "rebuild the data set, or use the version of packline that wrote it"
+        ) from error
+
+
+def load_manifest(folder: Folder) -> Manifest:
+    """Raises DatasetError where there is none: the build has not finished, or the path is another."""
+    where = f"{folder.url}/{MANIFEST}"
+    try:
+        data = folder.read(MANIFEST)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{where} does not exist: no data set here, or its build has not finished") from error
+    return decode_manifest(data, where)
+
+
+def add_histograms(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum, keys in the order of their numbers."""
+    total: dict[str, int] = {}
+    for histogram in histograms:
+        for byte, count in histogram.items():
+            total[byte] = total.get(byte, 0) + count
+    return {byte: total[byte] for byte in sorted(total, key=int)}

@@ -1,0 +1,81 @@
+"""Loss policies: which channels are trained, chosen when training starts, over the same shards."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from schemas.channels import LEGAL, NO_LOSS, Part, Role, unpack_channel
+
+RoleName = Literal["none", "system", "user", "assistant", "tool", "text"]
+PartName = Literal["template", "body", "reasoning", "tool_call", "end", "markup"]
+
+
+class Term(BaseModel):
+    """Channels that match every given field; an absent field matches all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    roles: tuple[RoleName, ...] | None = None
+    parts: tuple[PartName, ...] | None = None
+    turns: Literal["all", "last"] = "all"
+
+    def matches(self, byte: int) -> bool:
+        role, part, last_turn, _ = unpack_channel(byte)
+        return (
+            (self.roles is None or role.name.lower() in self.roles)
+            and (self.parts is None or part.name.lower() in self.parts)
+            and (self.turns == "all" or last_turn)
+        )
+
+
+class LossPolicy(BaseModel):
+    """A union of terms, minus the tokens that are never trained (bit 7)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    terms: tuple[Term, ...]
+
+    def table(self) -> npt.NDArray[np.bool_]:
+        """bool[256]: whether a token of this channel byte is trained."""
+        trained = np.zeros(256, dtype=np.bool_)
+        for byte in np.flatnonzero(LEGAL).tolist():
+            trained[byte] = not byte & NO_LOSS and any(term.matches(byte) for term in self.terms)
+        return trained
+
+    def trained_tokens(self, histogram: Mapping[int, int]) -> int:
+        """The trained tokens in a histogram {channel byte: tokens}."""
+        table = self.table()
+        return sum(count for byte, count in histogram.items() if table[byte])
+
+
+_GENERATED: tuple[PartName, ...] = ("body", "reasoning", "tool_call", "end", "markup")
+_TEXT = Term(roles=("text",), parts=("body", "end"))
+
+PRESETS: dict[str, LossPolicy] = {
+    # Exactly what the model itself must write, and plain text: the default.
+    "assistant": LossPolicy(terms=(Term(roles=("assistant",), parts=_GENERATED), _TEXT)),
+    "all": LossPolicy(terms=(Term(),)),
+    "last_turn": LossPolicy(terms=(Term(roles=("assistant",), parts=_GENERATED, turns="last"), _TEXT)),
+    "no_reasoning": LossPolicy(terms=(Term(roles=("assistant",), parts=("body", "tool_call", "end", "markup")), _TEXT)),
+    "text": LossPolicy(terms=(_TEXT,)),
+}
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in PRESETS:
+            raise ValueError(f"unknown loss policy {value!r}; the presets are {', '.join(PRESETS)}")
+        return PRESETS[value]
+    return {"terms": value} if isinstance(value, list | tuple) else value
+
+
+PolicyField = Annotated[LossPolicy, BeforeValidator(_expand, json_schema_input_type=str | list[Term] | LossPolicy)]
+"""A policy in a config: the name of a preset, or a list of terms."""
+
+DEFAULT_POLICY = PRESETS["assistant"]
+
+assert set(RoleName.__args__) == {role.name.lower() for role in Role}  # type: ignore[attr-defined]
+assert set(PartName.__args__) == {part.name.lower() for part in Part}  # type: ignore[attr-defined]

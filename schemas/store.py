@@ -1,0 +1,139 @@
+"""Files on any fsspec store: what both houses need to read and write a data set."""
+
+import os
+import posixpath
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from schemas.errors import DatasetError
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+def check_name(name: str) -> str:
+    """A name inside a data set: relative, POSIX, of safe characters. Raises ValueError for any other."""
+    if not _SAFE_NAME.fullmatch(name):
+        raise ValueError(f"unsafe file name {name!r} in a manifest: only relative names like shards/00000-000.arrow")
+    return name
+
+
+def without_secrets(url: str) -> str:
+    """The URL without user, password and query, fit for a log or a manifest. A plain path stays as it is."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder on a store. Picklable; the file system is looked up where it is used."""
+
+    url: str
+
+    def _resolve(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        fs, root = url_to_fs(self.url)
+        return fs, posixpath.join(root.rstrip("/") or "/", name) if name else root
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._resolve("")[0], LocalFileSystem)
+
+    def local_path(self, name: str) -> Path:
+        assert self.is_local
+        return Path(self._resolve(name)[1])
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError where there is no such file."""
+        fs, path = self._resolve(name)
+        data: bytes = fs.cat_file(path)
+        return data
+
+    def size(self, name: str) -> int | None:
+        """The size in bytes, or None where there is no such file."""
+        fs, path = self._resolve(name)
+        try:
+            return int(fs.info(path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> Any:
+        fs, path = self._resolve(name)
+        return fs.open(path, "rb")
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of the files right below `folder`; empty where it does not exist."""
+        fs, path = self._resolve(folder)
+        fs.invalidate_cache()
+        try:
+            found = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(posixpath.join(folder, posixpath.basename(str(item).rstrip("/"))) for item in found)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all, over one of the same name."""
+        fs, path = self._resolve(name)
+        if not isinstance(fs, LocalFileSystem):
+            fs.pipe_file(path, data)
+            return
+        temporary = _write_temporary(path, data)
+        os.replace(temporary, path)
+        _sync_folder(path)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create a file whole. False where one of this name exists, which then stays as it is."""
+        fs, path = self._resolve(name)
+        if not isinstance(fs, LocalFileSystem):
+            try:
+                fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        temporary = _write_temporary(path, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        _sync_folder(path)
+        return True
+
+    def remove(self, name: str) -> None:
+        fs, path = self._resolve(name)
+        if fs.exists(path):
+            fs.rm_file(path)
+
+
+def _write_temporary(path: str, data: bytes) -> str:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
+    with open(temporary, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _sync_folder(path: str) -> None:
+    handle = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def dataset_folder(url: str) -> Folder:
+    """The folder of a data set, given the folder's URL or that of its manifest."""
+    if not url:
+        raise DatasetError("the data set's path is empty; give the folder that holds manifest.json")
+    return Folder(url.removesuffix("/").removesuffix("/manifest.json"))
