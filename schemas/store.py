@@ -62,7 +62,7 @@ class Folder:
         fs, path = self._resolve(name)
         try:
             return int(fs.info(path)["size"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def open(self, name: str) -> Any:

@@ -1,0 +1,139 @@
+"""The channel of every character of a rendering, and from it the channel of every token."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.chat.regions import Lexemes, Region, RowSpan
+from pipeline.chat.traced import Field
+from pipeline.encoders.base import Encoded
+from schemas.channels import LAST_TURN, NO_LOSS, Part, Role
+from schemas.conversation import Message
+
+Bytes = npt.NDArray[np.uint8]
+
+_ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "tool": Role.TOOL,
+}
+_PARTS = {Field.BODY: Part.BODY, Field.REASONING: Part.REASONING, Field.TOOL_CALL: Part.TOOL_CALL}
+
+
+def character_channels(
+    text: str, rows: Sequence[RowSpan], regions: Sequence[Region], messages: Sequence[Message], lexemes: Lexemes
+) -> Bytes:
+    """uint8[len(text)]: role and part of each character, with the bits of its message."""
+    roles = np.zeros(len(text), np.uint8)
+    parts = np.zeros(len(text), np.uint8)
+    _mark_rows(roles, parts, rows, messages)
+    _mark_turn_ends(text, roles, parts, rows, messages, lexemes)
+    channels = roles | parts << np.uint8(3)
+    last = max((region.message for region in regions), default=-1)
+    for region in regions:
+        bits = Role.ASSISTANT | LAST_TURN * (region.message == last)
+        bits |= NO_LOSS * (messages[region.message].train is False)
+        region_parts = _region_parts(text, rows, region, lexemes)
+        channels[region.start : region.end] = region_parts << np.uint8(3) | np.uint8(bits)
+    return channels
+
+
+def _mark_rows(roles: Bytes, parts: Bytes, rows: Sequence[RowSpan], messages: Sequence[Message]) -> None:
+    """Outside regions: template text has the role of the next row character and is part 0; so is what the template
+    emits of an assistant outside its turn."""
+    position = 0
+    for start, end, origin in rows:
+        role = Role.NONE if origin.message < 0 else _ROLES[messages[origin.message].role]
+        roles[position:end] = role
+        if role != Role.ASSISTANT and origin.field in (Field.BODY, Field.ROW):
+            parts[start:end] = Part.BODY
+        position = max(position, end)
+
+
+def _mark_turn_ends(
+    text: str, roles: Bytes, parts: Bytes, rows: Sequence[RowSpan], messages: Sequence[Message], lexemes: Lexemes
+) -> None:
+    """The token that ends the turn of a message of another role than the assistant."""
+    for span, following in zip(rows, [*rows[1:], None], strict=True):
+        message = span.origin.message
+        same = following is not None and following.origin.message == message
+        if message < 0 or same or messages[message].role == "assistant":
+            continue
+        found = lexemes.first_end(text, span.end, following.start if following else len(text))
+        if found:
+            roles[slice(*found)] = _ROLES[messages[message].role]
+            parts[slice(*found)] = Part.END
+
+
+def _region_parts(text: str, rows: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> Bytes:
+    """uint8[region.end - region.start]: what each character of a generated region is."""
+    parts = np.full(len(text), Part.MARKUP, np.uint8)
+    inside = [span for span in rows if region.start <= span.start and span.end <= region.end]
+    own = [span for span in inside if span.origin.message == region.message]
+    _mark_around(parts, own, Field.TOOL_CALL, region.start, region.end_token)
+    _mark_reasoning(parts, text, own, region, lexemes)
+    for start, end, origin in own:
+        parts[start:end] = _PARTS.get(origin.field, Part.MARKUP)
+    parts[region.end_token : region.end] = Part.END
+    return parts[region.start : region.end]
+
+
+def _mark_around(parts: Bytes, own: Sequence[RowSpan], field: Field, start: int, end: int) -> None:
+    """Template text that touches a tool call, up to the next text of another field, belongs to the call."""
+    for number, span in enumerate(own):
+        if span.origin.field == field:
+            before = own[number - 1].end if number else start
+            after = own[number + 1].start if number + 1 < len(own) else end
+            parts[before:after] = _PARTS[field]
+
+
+def _mark_reasoning(parts: Bytes, text: str, own: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
+    """The opening tag is what stands before the reasoning; the closing tag goes through the first added token after
+    it, else through the line."""
+    spans = [number for number, span in enumerate(own) if span.origin.field == Field.REASONING]
+    if not spans:
+        return
+    last = spans[-1]
+    limit = own[last + 1].start if last + 1 < len(own) else region.end_token
+    begin = own[spans[0] - 1].end if spans[0] else region.start
+    tag = next(lexemes.added.find(text[own[last].end : limit]), None)
+    line = text.find("\n", own[last].end, limit)
+    closing = own[last].end + tag.end if tag else limit if line < 0 else line + 1
+    parts[begin:closing] = Part.REASONING
+
+
+def region_numbers(length: int, regions: Sequence[Region]) -> npt.NDArray[np.int32]:
+    """int32[length]: the index of the region that each character is in, -1 outside."""
+    numbers = np.full(length, -1, np.int32)
+    for number, region in enumerate(regions):
+        numbers[region.start : region.end] = number
+    return numbers
+
+
+def token_channels(
+    encoded: Encoded, channels: Bytes, rows: Sequence[RowSpan], numbers: npt.NDArray[np.int32]
+) -> tuple[Bytes, int]:
+    """uint8[n], the channel of each token, and how many tokens straddle the begin of a region.
+
+    A token that begins before a region is template: the server can never write it. Otherwise a token that holds a
+    byte of row text is that text.
+    """
+    size = len(channels)
+    first = np.minimum(encoded.starts, size - 1)
+    last = np.clip(encoded.ends - 1, first, size - 1)
+    text_at = _next_row_character(size, rows)[first]
+    holds_text = (text_at <= last) & (numbers[np.minimum(text_at, size - 1)] == numbers[first])
+    decisive = np.where(holds_text, text_at, first)
+    straddling = (numbers[last] >= 0) & (numbers[first] != numbers[last])
+    return channels[decisive], int(straddling.sum())
+
+
+def _next_row_character(size: int, rows: Sequence[RowSpan]) -> npt.NDArray[np.int32]:
+    """int32[size]: the first row character at or after each character; `size` where there is none."""
+    places = np.full(size, size, np.int32)
+    for start, end, _ in rows:
+        places[start:end] = np.arange(start, end, dtype=np.int32)
+    return np.minimum.accumulate(places[::-1])[::-1]

@@ -1,0 +1,108 @@
+"""From a conversation to ids and channels: render, find the regions, encode, look up."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.chat.channels import character_channels, region_numbers, token_channels
+from pipeline.chat.probe import choose_tool_arguments, find_turn_ends
+from pipeline.chat.regions import (
+    Lexemes,
+    Region,
+    RowSpan,
+    check_emitted,
+    close_last_turn,
+    find_regions,
+    row_spans,
+)
+from pipeline.chat.template import ChatTemplate
+from pipeline.chat.traced import Traced
+from pipeline.encoders.base import Encoder, TokenFinder, TokenSpan
+from schemas.channels import NO_LOSS
+from schemas.conversation import Conversation, Message
+from schemas.rejects import RejectRow
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A document: input_ids int32[n], channel uint8[n], weight float32[n] where the row gave weights."""
+
+    input_ids: npt.NDArray[np.int32]
+    channel: npt.NDArray[np.uint8]
+    weight: npt.NDArray[np.float32] | None = None
+    straddling: int = 0  # tokens that begin in a header and end in a generated region
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class ChatFormatter:
+    """A chat template and an encoder that go together. `stop_ids` are the model's own eos ids."""
+
+    def __init__(
+        self, template: ChatTemplate, encoder: Encoder, stop_ids: Sequence[int], eos_token: str | None
+    ) -> None:
+        choose_tool_arguments(template)
+        added = encoder.added_tokens
+        eos = next((token for token in added if token.content == eos_token), None)
+        ends = find_turn_ends(template, added, stop_ids, eos)
+        self.template = template
+        self.encoder = encoder
+        self.end_ids = sorted(token.id for token in ends.tokens)
+        self.control_tokens = tuple(token for token in added if token.special or token in ends.tokens)
+        self._closing = ends.closing
+        self._lexemes = Lexemes(added, ends.tokens)
+        self._controls = TokenFinder(self.control_tokens)
+
+    def format(self, conversation: Conversation) -> Tokens:
+        """Raises RejectRow."""
+        messages = conversation.messages
+        rendering = self.render(conversation)
+        check_emitted(rendering, messages)
+        rows = row_spans(rendering)
+        regions = find_regions(rendering, messages, self._prompts(conversation), self._lexemes)
+        characters = character_channels(rendering.plain, rows, regions, messages, self._lexemes)
+        numbers = region_numbers(len(rendering), regions)
+        encoded = self.encoder.encode(rendering.plain, self._control_spans(rendering, rows))
+        channel, straddling = token_channels(encoded, characters, rows, numbers)
+        channel[:1] |= NO_LOSS
+        weight = _weights(messages, regions, numbers[np.minimum(encoded.starts, len(rendering) - 1)])
+        return Tokens(encoded.ids, channel, weight, straddling)
+
+    def render(self, conversation: Conversation) -> Traced:
+        """The text that is trained on: the template's, its last turn closed. Raises RejectRow."""
+        rendering = self.template.render(conversation.messages, conversation.tools)
+        return close_last_turn(rendering, conversation.messages, self._closing, self._lexemes)
+
+    def _prompts(self, conversation: Conversation) -> Callable[[int], Traced | None]:
+        """What serving sends before message i is written."""
+
+        def prompt(index: int) -> Traced | None:
+            try:
+                before = conversation.messages[:index]
+                return self.template.render(before, conversation.tools, add_generation_prompt=True)
+            except RejectRow:
+                return None
+
+        return prompt
+
+    def _control_spans(self, rendering: Traced, rows: Sequence[RowSpan]) -> list[TokenSpan]:
+        """Control tokens in template text only; typed in content they stay text."""
+        row_text = np.zeros(len(rendering) + 1, np.bool_)
+        for start, end, _ in rows:
+            row_text[start:end] = True
+        found = self._controls.find(rendering.plain)
+        return [span for span in found if not row_text[span.content].any()]
+
+
+def _weights(
+    messages: Sequence[Message], regions: Sequence[Region], numbers: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32] | None:
+    """float32[n]: each token's weight is that of the message in whose region it begins, else 1."""
+    if all(message.weight is None for message in messages):
+        return None
+    given = [messages[region.message].weight for region in regions]
+    by_region = np.array([1.0 if weight is None else weight for weight in given] + [1.0], np.float32)
+    return by_region[numbers]  # -1, outside any region, picks the last

@@ -1,0 +1,91 @@
+"""`tojson` as transformers defines it (json.dumps), keeping the origin of each character.
+
+Braces, commas and the like of a value that holds row text are the row's too: they take the origin of the leaf
+before them, or at the very start of the leaf after them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pipeline.chat.traced import Run, Traced, as_row_text, concat, first_origin, runs_of
+
+
+class Style(NamedTuple):
+    ensure_ascii: bool
+    indent: str | None
+    comma: str
+    colon: str
+    sort_keys: bool
+
+
+def to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> Traced:
+    """Raises TypeError for what JSON cannot hold."""
+    comma, colon = separators or ("," if indent is not None else ", ", ": ")
+    margin = " " * indent if isinstance(indent, int) else indent
+    written = concat(_pieces(value, Style(ensure_ascii, margin, comma, colon, sort_keys), 0))
+    return written if first_origin(value) is None else _adopt_structure(written)
+
+
+def _adopt_structure(written: Traced) -> Traced:
+    origin = first_origin(written)
+    runs = []
+    for run in written.runs:
+        origin = run.origin or origin
+        runs.append(Run(run.length, origin))
+    return Traced(written, tuple(runs))
+
+
+def _pieces(value: Any, style: Style, depth: int) -> Iterator[str]:
+    if isinstance(value, str):
+        yield _quote(value, style)
+    elif isinstance(value, Mapping):
+        items = sorted(value.items()) if style.sort_keys else value.items()
+        entries = [[_key(key, style), style.colon, *_pieces(item, style, depth + 1)] for key, item in items]
+        yield from _container("{", entries, "}", style, depth)
+    elif isinstance(value, list | tuple):
+        yield from _container("[", [list(_pieces(item, style, depth + 1)) for item in value], "]", style, depth)
+    else:
+        yield _scalar(value)
+
+
+def _container(opening: str, entries: list[list[str]], closing: str, style: Style, depth: int) -> Iterator[str]:
+    yield opening
+    for number, entry in enumerate(entries):
+        if number:
+            yield style.comma
+        if style.indent is not None:
+            yield "\n" + style.indent * (depth + 1)
+        yield from entry
+    if entries and style.indent is not None:
+        yield "\n" + style.indent * depth
+    yield closing
+
+
+def _key(key: Any, style: Style) -> str:
+    if isinstance(key, str):
+        return _quote(key, style)
+    return concat(('"', _scalar(key), '"'))
+
+
+def _scalar(value: Any) -> str:
+    text = json.dumps(value)
+    origin = first_origin(value)
+    return text if origin is None else as_row_text(text, origin)
+
+
+def _quote(text: str, style: Style) -> Traced:
+    pieces: list[str] = ['"']
+    position = 0
+    for run in runs_of(text):
+        part = str.__getitem__(text, slice(position, position + run.length))
+        escaped = json.dumps(part, ensure_ascii=style.ensure_ascii)[1:-1]
+        pieces.append(Traced(escaped, (Run(len(escaped), run.origin),)))
+        position += run.length
+    return concat([*pieces, '"'])

@@ -1,0 +1,44 @@
+"""Choosing the chat template: the tokenizer's own, one that we ship, or a file."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+import fsspec
+
+from schemas.errors import ConfigError
+from schemas.store import without_secrets
+
+_FOLDER = files("pipeline.chat") / "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSource:
+    """`origin` says where the text came from: `tokenizer`, `shipped:NAME`, or the file's path."""
+
+    text: str
+    origin: str
+
+
+def shipped_names() -> list[str]:
+    return sorted(entry.name.removesuffix(".jinja") for entry in _FOLDER.iterdir() if entry.name.endswith(".jinja"))
+
+
+def shipped_template(name: str) -> TemplateSource:
+    return TemplateSource((_FOLDER / f"{name}.jinja").read_text("utf-8"), f"shipped:{name}")
+
+
+def choose_template(setting: str | None, own: str | None, preset: str | None) -> TemplateSource | None:
+    """None where nothing names a template. Raises ConfigError for a name or a file that is not there."""
+    if setting is None:
+        if own is not None:
+            return TemplateSource(own, "tokenizer")
+        return shipped_template(preset) if preset else None
+    if setting in shipped_names():
+        return shipped_template(setting)
+    try:
+        with fsspec.open(setting, "rt", encoding="utf-8") as file:
+            return TemplateSource(file.read(), without_secrets(setting))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"chat_template: {setting!r} is neither a readable file nor one of {', '.join(shipped_names())}"
+        ) from error

@@ -1,0 +1,81 @@
+"""tiktoken: a rank file with a pattern (Llama 3, Qwen, Tekken, cl100k and the like)."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import tiktoken
+
+from pipeline.encoders.base import AddedToken, Encoded, TokenFinder, TokenSpan, gaps, join_encoded
+from pipeline.encoders.normalization import nfc_with_origins
+
+
+class BytePairEncoder:
+    """`first_id` is the id of rank 0 (Tekken puts its control tokens before the ranks)."""
+
+    libraries: tuple[str, ...] = ("tiktoken",)
+
+    def __init__(
+        self,
+        ranks: Mapping[bytes, int],
+        pattern: str,
+        added_tokens: Sequence[AddedToken],
+        *,
+        first_id: int = 0,
+        nfc: bool = False,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+    ) -> None:
+        self._ranks = tiktoken.Encoding("ranks", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
+        self.added_tokens = tuple(added_tokens)
+        self._plain = TokenFinder(token for token in added_tokens if not token.special)
+        self._names = {token.id: token.content.encode() for token in added_tokens}
+        self._first_id = first_id
+        self._nfc = nfc
+        self._prefix, self._suffix = list(prefix), list(suffix)
+        self._sizes = np.zeros(max(ranks.values()) + 1, np.int64)  # bytes of each rank
+        for token, rank in ranks.items():
+            self._sizes[rank] = len(token)
+        self.vocab_size = max([first_id + len(self._sizes) - 1, *self._names]) + 1
+
+    def encode(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
+        pieces = [self._encode_plain(text[start:end]) for start, end in gaps(len(text), controls)]
+        return join_encoded(len(text), controls, pieces)
+
+    def encode_document(self, text: str) -> npt.NDArray[np.int32]:
+        ids = self._encode_plain(text).ids
+        return np.concatenate([np.array(self._prefix, np.int32), ids, np.array(self._suffix, np.int32)])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        tokens = (self._names.get(i) or self._ranks.decode_single_token_bytes(i - self._first_id) for i in ids)
+        return b"".join(tokens).decode("utf-8", errors="replace")
+
+    def _encode_plain(self, text: str) -> Encoded:
+        """Text without control tokens; added tokens that are not special are found in it."""
+        spans = list(self._plain.find(text))
+        pieces = [self._encode_ranks(text[start:end]) for start, end in gaps(len(text), spans)]
+        return join_encoded(len(text), spans, pieces)
+
+    def _encode_ranks(self, text: str) -> Encoded:
+        if self._nfc and not unicodedata.is_normalized("NFC", text):
+            normalized, origins = nfc_with_origins(text)
+            encoded = self._encode_ranks(normalized)
+            ends = np.append(origins, np.int32(len(text)))[encoded.ends]
+            return Encoded(encoded.ids, origins[encoded.starts], ends)
+        ranks = np.array(self._ranks.encode_ordinary(text), np.int64)
+        byte_ends = np.cumsum(self._sizes[ranks])
+        starts, ends = _characters(text, byte_ends - self._sizes[ranks], byte_ends)
+        return Encoded((ranks + self._first_id).astype(np.int32), starts, ends)
+
+
+def _characters(
+    text: str, byte_starts: npt.NDArray[np.int64], byte_ends: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """From spans of UTF-8 bytes to spans of characters; a character cut by a border is in both spans."""
+    if text.isascii():
+        return byte_starts.astype(np.int32), byte_ends.astype(np.int32)
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    sizes = 1 + (codes >= 0x80).astype(np.int8) + (codes >= 0x800) + (codes >= 0x10000)
+    character = np.repeat(np.arange(len(codes), dtype=np.int32), sizes)
+    return character[byte_starts], character[byte_ends - 1] + np.int32(1)
