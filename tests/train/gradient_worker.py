@@ -1,0 +1,56 @@
+"""Run by torchrun in test_step.py: one rank's part of a step through the trainer's own code, for several cases.
+
+usage: gradient_worker.py CASES.json OUTPUT_FOLDER; rank 0 writes each case's loss and full gradients there.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from train.batch import load_batch
+from train.config import TrainConfig
+from train.data import PackedDataset
+from train.loop import make_model
+from train.order import deal
+from train.parallel import World, join_world
+from train.step import accumulate_gradients, count_step
+
+
+def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
+    config = TrainConfig.model_validate(case["config"])
+    dataset = PackedDataset(config.dataset.path)
+    model = make_model(config, dataset.manifest.vocab_size, world)
+    trained = config.loss_policy.table()
+    mine = deal(np.array(case["packs"]), world.rank, world.ranks, config.packs_per_microbatch)
+    microbatches = [load_batch(dataset, numbers, config.packs_per_microbatch, trained) for numbers in mine]
+    count = count_step(microbatches, world)
+    loss = accumulate_gradients(model, microbatches, count, world)
+    here = int(sum(batch.weights.count_nonzero() for batch in microbatches))
+    by_rank = [int(total) for total in world.sum([here * (rank == world.rank) for rank in range(world.ranks)])]
+    grads = {name: gather_gradient(parameter) for name, parameter in model.named_parameters()}
+    facts = {"loss": loss, "count": count.trained_tokens, "by_rank": by_rank, "microbatches": len(microbatches)}
+    return {**facts, "grads": grads}
+
+
+def gather_gradient(parameter: Tensor) -> Tensor:
+    assert isinstance(parameter.grad, DTensor)
+    return parameter.grad.full_tensor()
+
+
+def main() -> None:
+    cases, output = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    with join_world() as world:
+        for name, case in cases.items():
+            result = run_case(case, world)
+            if world.rank == 0:
+                torch.save(result, output / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    main()

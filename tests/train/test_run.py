@@ -1,0 +1,100 @@
+"""Whole runs through torchrun and through python -m train."""
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+CONFIG = """
+output: {output}
+dataset: {{path: {dataset}}}
+model: tiny
+packs_per_step: 3
+packs_per_microbatch: 2
+steps: 5
+learning_rate: 0.01
+warmup_steps: 2
+"""
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+WriteConfig = Callable[[str], Path]
+KEYS = {"step", "loss", "trained_tokens", "tokens", "grad_norm", "lr", "tokens_per_second"}
+
+
+@pytest.fixture
+def write_config(tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]) -> WriteConfig:
+    dataset = build_dataset(tmp_path / "data", unequal_packs)
+
+    def write(name: str) -> Path:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(CONFIG.format(output=tmp_path / name, dataset=dataset))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def hostile_folder(tmp_path: Path) -> Path:
+    """A working folder with modules of the user's own under our names."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("train.py", "schemas.py", "pipeline.py"):
+        (folder / name).write_text("raise SystemExit('the module of the working folder was imported')\n")
+    return folder
+
+
+def read_metrics(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_ranks_train_as_one_does(
+    write_config: WriteConfig, launch: Launch, tmp_path: Path, hostile_folder: Path
+) -> None:
+    """Both in a folder with a train.py, by the two ways that the command's help gives."""
+    one = launch("python", "-m", "train", write_config("one"), cwd=hostile_folder, PYTHONSAFEPATH="1")
+    torchrun = ("torchrun", "--standalone", "--nproc-per-node", 2, "--no-python")
+    two = launch(*torchrun, "packline-train", write_config("two"), cwd=hostile_folder)
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("step 5 ") == 1
+    for alone, together in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
+        assert alone.keys() >= KEYS
+        for key in KEYS - {"tokens_per_second"}:
+            assert together[key] == pytest.approx(alone[key], rel=1e-4)
+    assert_learned(read_metrics(tmp_path / "two"))
+    assert_same_weights(tmp_path / "one" / "weights", tmp_path / "two" / "weights")
+
+
+def assert_learned(metrics: list[dict[str, Any]]) -> None:
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5]
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert len({line["trained_tokens"] for line in metrics}) > 1
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    found, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(found[name].shape == tensor.shape for name, tensor in expected.items())
+    assert max(abs(found[name] - tensor).max() for name, tensor in expected.items()) < 1e-4
+    facts = json.loads((two / "model.json").read_text())
+    assert facts["model"]["vocab_size"] == expected["embed_tokens.weight"].shape[0]
+    assert sorted(path.name for path in two.iterdir()) == ["model.json", "model.safetensors"]
+    assert not list(two.parent.glob(".weights*"))
+
+
+def test_steps_without_a_trained_token_are_skipped_and_counted(
+    write_config: WriteConfig, launch: Launch, tmp_path: Path
+) -> None:
+    """With one pack a step an epoch of five has two such steps. Also: bfloat16, and no second run into one folder."""
+    arguments = ("-m", "train", write_config("skip"), "--set", "packs_per_step=1", "--set", "dtype=bfloat16")
+    done = launch("python", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "3 steps done, 2 skipped" in done.stdout
+    assert len(read_metrics(tmp_path / "skip")) == 3
+    again = launch("python", *arguments)
+    assert again.returncode == 2
+    assert "already holds metrics.jsonl" in again.stderr
