@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
 
 class OpenAI(Settings):
-    """Message lists as OpenAI's API has them; or a `prompt` and a `completion` list, the prompt kept out of the loss."""
+    """Message lists as OpenAI's API has them; or a prompt and a completion list, the prompt kept out of the loss."""
 
     type: Literal["openai"]
     column: str = "messages"
@@ -115,8 +115,9 @@ class SpecialToken(Settings):
 
 
 class Tokenizer(Settings):
-    """A Hugging Face folder, a tiktoken rank file, or a sentencepiece model; `package://name/path` reads a package's file.
+    """A Hugging Face folder, a tiktoken rank file, or a sentencepiece model.
 
+    `package://name/path` reads a file out of an installed Python package.
     `preset` or `pattern` with `special_tokens` say what a bare rank file leaves open.
     """
 

@@ -1,0 +1,102 @@
+"""What is known of a finished block: everything that the manifest needs, and nothing that a retry could change."""
+
+import posixpath
+
+from pydantic import ValidationError
+
+from pipeline.blocks import BlockKey, Unit
+from schemas.errors import DatasetError
+from schemas.manifest import Count, Histogram, Record, RejectFile, Sha256, ShardFile
+from schemas.recipe import canonical_sha256
+from schemas.rejects import Reason
+from schemas.store import Folder
+
+
+class BlockInfo(Record):
+    """`unit_sha256` tells whether the unit is still the one that the block was read from. Rows and channels are by
+    source, as strings."""
+
+    unit: Count
+    block: Count
+    last: bool
+    unit_sha256: Sha256
+    input_bytes: Count
+    rows: dict[str, Count]
+    rejects: dict[Reason, Count]
+    channels: dict[str, Histogram]
+    holdout_channels: Histogram
+    truncated: Count
+    straddling: Count
+    shard: ShardFile | None
+    holdout: ShardFile | None
+    reject_file: RejectFile | None
+
+    @property
+    def key(self) -> BlockKey:
+        return BlockKey(self.unit, self.block, self.last)
+
+    @property
+    def files(self) -> list[ShardFile | RejectFile]:
+        return [file for file in (self.shard, self.holdout, self.reject_file) if file is not None]
+
+
+class BlockState(Record):
+    """A finished block as it stands in `state/`: its facts, and what the run measured."""
+
+    info: BlockInfo
+    peak_memory: Count  # bytes resident in the worker at its peak so far
+    seconds: float
+
+
+def unit_sha256(unit: Unit) -> str:
+    stretches = [
+        [part.source, part.file.url, part.file.size, part.file.etag, part.file.mtime, part.start, part.end]
+        for part in unit.stretches
+    ]
+    return canonical_sha256({"unit": unit.index, "limit": unit.limit, "stretches": stretches})
+
+
+class StateStore:
+    """`state/RECIPE_ID/` of an output folder: one small file a finished block, and a mark for each begun one."""
+
+    def __init__(self, output: Folder, recipe_id: str) -> None:
+        self.output = output
+        self.folder = posixpath.join("state", recipe_id)
+
+    def _name(self, key: BlockKey) -> str:
+        return posixpath.join(self.folder, f"{key.name}.json")
+
+    def begin(self, key: BlockKey, input_bytes: int) -> None:
+        self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), str(input_bytes).encode())
+
+    def finish(self, state: BlockState) -> None:
+        """Raises DatasetError where an earlier attempt at this block came out differently."""
+        earlier = self.load(state.info.key)
+        if earlier is not None and earlier.info != state.info and earlier.info.unit_sha256 == state.info.unit_sha256:
+            raise DatasetError(different_attempts(state.info))
+        self.output.write(self._name(state.info.key), state.model_dump_json().encode())
+
+    def load(self, key: BlockKey) -> BlockState | None:
+        """None where the block is not finished; a file that cannot be read counts as none."""
+        try:
+            return BlockState.model_validate_json(self.output.read(self._name(key)))
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def load_whole(self, key: BlockKey, unit: Unit) -> BlockState | None:
+        """The state of a block of this very unit whose files are there, each with its size."""
+        state = self.load(key)
+        if state is None or state.info.unit_sha256 != unit_sha256(unit):
+            return None
+        whole = all(self.output.size(file.name) == file.bytes for file in state.info.files)
+        return state if whole else None
+
+    def names(self) -> list[str]:
+        return [posixpath.basename(name) for name in self.output.names(self.folder)]
+
+
+def different_attempts(info: BlockInfo) -> str:
+    return (
+        f"block {info.unit}-{info.block} came out differently on two attempts; something in the recipe is not "
+        "deterministic: look at custom transforms, then remove the output folder's state/ and build again"
+    )

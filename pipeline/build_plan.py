@@ -1,0 +1,62 @@
+"""A build, planned: what will be read, by which units, under which recipe, and what it is called."""
+
+from dataclasses import dataclass
+
+from pipeline.block_info import StateStore
+from pipeline.blocks import SourceFile, Unit
+from pipeline.config import BuildConfig
+from pipeline.convert import Converter, make_converter
+from pipeline.encoders.load import load_tokenizer
+from pipeline.plan import plan_sources
+from pipeline.recipe import Recipe, make_dataset_id, make_formatter, make_recipe
+from schemas.errors import ConfigError
+from schemas.store import Folder
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """Everything that a worker is told."""
+
+    recipe: Recipe
+    files: tuple[SourceFile, ...]
+    units: tuple[Unit, ...]
+    converters: tuple[Converter, ...]  # by entry of the config's `sources`; a custom one travels with its code
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def dataset_id(self) -> str:
+        return make_dataset_id(self.recipe, self.files)
+
+    @property
+    def output(self) -> Folder:
+        return Folder(self.recipe.config.output)
+
+    @property
+    def state(self) -> StateStore:
+        return StateStore(self.output, self.recipe.id)
+
+
+def plan_build(config: BuildConfig) -> BuildPlan:
+    """Reads the tokenizer and lists the sources; writes nothing. Raises ConfigError."""
+    if config.output.startswith("memory://"):
+        raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
+    tokenizer = load_tokenizer(config.tokenizer)
+    recipe = make_recipe(config, tokenizer)
+    formatter = make_formatter(recipe, tokenizer)
+    sources = plan_sources(config)
+    uncovered = sorted(formatter.template.environment.uncovered) if formatter else []
+    return BuildPlan(
+        recipe=recipe,
+        files=sources.files,
+        units=sources.units,
+        converters=tuple(
+            make_converter(source.transform, loss_weights=config.loss_weights) for source in config.sources
+        ),
+        warnings=(
+            *sources.warnings,
+            *(
+                f"the chat template calls {name}, which is not traced: its result counts as row text"
+                for name in uncovered
+            ),
+        ),
+    )

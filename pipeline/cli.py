@@ -1,0 +1,197 @@
+"""The command line. Beam and the tokenizers load only in the commands that run them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from pipeline.failures import BudgetExceeded
+from schemas import __version__
+from schemas.errors import ConfigError, DatasetError
+
+BUILT, FAILED, BAD_CONFIG, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
+
+_EXIT_CODES = """exit codes:
+  0  built, or built already
+  1  a failure while building: bad input, a lost worker, a damaged data set
+  2  a config or a command that cannot be used; more than half of a source's first rows rejected
+  3  more rows rejected than max_reject_fraction allows: nothing is published"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="packline",
+        description="Turn raw chat and text rows into packed, loss-masked token shards.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"packline {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and Beam's log")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_build(commands)
+    _add_config_command(commands, "plan", _plan, "list files, blocks and what is built already; write nothing")
+    _add_preview(commands)
+    _add_inspect(commands)
+    _add_verify(commands)
+    return parser
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_config_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=summary)
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key, as a.b.0=1"
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_build(commands: Commands) -> None:
+    command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
+    command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
+    command.add_argument("--workers", type=_positive, help="processes; default: as many as cores, at most the units")
+
+
+def _add_preview(commands: Commands) -> None:
+    command = _add_config_command(commands, "preview", _preview, "show how the first rows are rendered and trained")
+    command.add_argument("-n", type=_positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
+    command.add_argument("--json", action="store_true", help="tokens as JSON")
+
+
+def _add_inspect(commands: Commands) -> None:
+    summary = "show what a data set holds"
+    command = commands.add_parser("inspect", help=summary, description=summary)
+    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    command.add_argument("--pack", type=int, metavar="N", help="decode pack N, with its documents' borders")
+    command.set_defaults(run=_inspect)
+
+
+def _add_verify(commands: Commands) -> None:
+    summary = "check a data set against its manifest"
+    command = commands.add_parser("verify", help=summary, description=summary)
+    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    command.add_argument("--deep", action="store_true", help="read every token: hashes, ids, channels, totals")
+    command.set_defaults(run=_verify)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _build(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.config import load_config
+    from pipeline.launch import build
+    from pipeline.report import print_summary
+
+    result = build(
+        load_config(args.config, args.overrides),
+        runner=args.runner,
+        workers=args.workers,
+        beam_args=args.beam_args,
+        console=Console(stderr=True),
+        debug=args.debug,
+    )
+    print_summary(result, Console())
+    return BUILT
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.build_plan import plan_build
+    from pipeline.config import load_config
+    from pipeline.report import print_plan
+
+    print_plan(plan_build(load_config(args.config, args.overrides)), Console())
+    return BUILT
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.build_plan import plan_build
+    from pipeline.config import load_config
+    from pipeline.preview import preview, print_json, print_rows
+
+    rows = preview(plan_build(load_config(args.config, args.overrides)), args.n)
+    if args.json:
+        print_json(rows)
+    else:
+        print_rows(rows, Console())
+    return BUILT
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.inspect import print_dataset, print_pack
+
+    if args.pack is None:
+        print_dataset(args.dataset, Console())
+    else:
+        print_pack(args.dataset, args.pack, Console())
+    return BUILT
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from pipeline.verify import verify
+
+    problems = 0
+    for problem in verify(args.dataset, deep=args.deep):
+        problems += 1
+        print(problem)
+    if problems:
+        print(f"{problems} problems: the data set is damaged; build it again", file=sys.stderr)
+        return FAILED
+    print("ok" if args.deep else "ok (sizes and footers; --deep reads every token)")
+    return BUILT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if argv is None else argv)
+    own, beam_args = _split_beam_args(given)
+    args = make_parser().parse_args(own)
+    args.beam_args = beam_args
+    sys.path.append(os.getcwd())  # behind all others: for `custom` modules, never in the place of ours
+    try:
+        code: int = args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted; build again to go on from the finished blocks", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        return _explain(error)
+    return code
+
+
+def _split_beam_args(given: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments before and after the first `--`."""
+    at = given.index("--") if "--" in given else len(given)
+    return given[:at], given[at + 1 :]
+
+
+def _explain(error: Exception) -> int:
+    """One clear message, and the exit code that goes with it."""
+    if isinstance(error, ConfigError):
+        code = BAD_CONFIG
+    elif isinstance(error, BudgetExceeded):
+        code = OVER_BUDGET
+    else:
+        code = FAILED
+    known = isinstance(error, ConfigError | DatasetError | BudgetExceeded)
+    text = str(error) if known else f"{type(error).__name__}: {error}\nrun with --debug for the traceback"
+    print(f"packline: {text}", file=sys.stderr)
+    return code

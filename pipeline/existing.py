@@ -1,0 +1,60 @@
+"""What stands in the output folder already, and whether this build may go there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.build_plan import BuildPlan
+from pipeline.recipe import resolved_config
+from schemas.errors import ConfigError
+from schemas.manifest import MANIFEST, Manifest, Source, load_manifest
+
+
+def find_published(plan: BuildPlan) -> Manifest | None:
+    """The manifest, where this very build is published; None where the folder is free.
+
+    Raises ConfigError where another data set is published there, saying what differs and what to type.
+    """
+    if plan.output.size(MANIFEST) is None:
+        return None
+    manifest = load_manifest(plan.output)
+    if manifest.id == plan.dataset_id:
+        return manifest
+    advice = "give another folder with --set output=..., or remove this one first"
+    if manifest.recipe_id != plan.recipe.id:
+        differences = "; ".join(_differences(manifest.config, resolved_config(plan.recipe.config)))
+        differences = differences or "the tokenizer, the template, a custom module or packline itself"
+        raise ConfigError(f"{plan.output.url} holds a data set of another recipe ({differences}): {advice}")
+    changes = "; ".join(_source_changes(manifest.sources, plan))
+    raise ConfigError(f"{plan.output.url} holds this recipe's data set of other sources ({changes}): {advice}")
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The config's keys that differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        found = [_differences(old.get(key), new.get(key), f"{path}.{key}".lstrip(".")) for key in keys]
+        return [line for lines in found for line in lines]
+    return [] if old == new else [f"{path} was {_short(old)}, is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _source_changes(old: Sequence[Source], plan: BuildPlan) -> list[str]:
+    before = {source.path: (source.size, source.etag, source.mtime) for source in old}
+    after = {file.url: (file.size, file.etag, file.mtime) for file in plan.files}
+    changed = [path for path in after if path in before and before[path] != after[path]]
+    groups = {
+        "added": [path for path in after if path not in before],
+        "gone": [path for path in before if path not in after],
+        "changed": changed,
+    }
+    lines = [f"{name}: {_listed(paths)}" for name, paths in groups.items() if paths]
+    return lines or ["the same files in another order"]
+
+
+def _listed(paths: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more

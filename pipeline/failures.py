@@ -1,0 +1,41 @@
+"""Errors that cross from a worker to the launching process.
+
+Runners carry an exception as text alone, wrapped in their own traceback; a failure marks its message in that text
+so that the user can be shown it and nothing else.
+"""
+
+import json
+import re
+from typing import Literal
+
+Kind = Literal["budget", "input", "bug"]
+
+_MARK = re.compile(r"packline-failure:(\{.*?\}):end", re.DOTALL)
+
+
+class BudgetExceeded(ValueError):
+    """More rows were rejected than `max_reject_fraction` allows. Nothing is published."""
+
+
+class BlockFailure(RuntimeError):
+    """`kind`: the rejects' budget, the user's input, or a defect of ours. `message` is for the user."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(f"packline-failure:{json.dumps({'kind': kind, 'message': message})}:end")
+        self.kind = kind
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["BlockFailure"], tuple[Kind, str]]:
+        return BlockFailure, (self.kind, self.message)
+
+
+def find_failure(text: str) -> BlockFailure | None:
+    """The failure marked in a runner's error text. The text may have passed through `repr`."""
+    for candidate in (text, text.replace('\\"', '"').replace("\\'", "'").replace("\\\\", "\\")):
+        for match in _MARK.finditer(candidate):
+            try:
+                found = json.loads(match[1])
+            except ValueError:
+                continue
+            return BlockFailure(found["kind"], found["message"])
+    return None

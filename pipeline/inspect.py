@@ -1,0 +1,115 @@
+"""`packline inspect`: what a data set holds, and any pack of it, decoded with the data set's own tokenizer."""
+
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from pipeline.config import Tokenizer
+from pipeline.encoders.base import Encoder
+from pipeline.encoders.load import load_tokenizer
+from pipeline.report import facts_table
+from pipeline.show import colored, legend, shown_tokens
+from schemas.channels import unpack_channel
+from schemas.errors import DatasetError
+from schemas.manifest import Manifest, ShardFile, load_manifest
+from schemas.policy import DEFAULT_POLICY, LossPolicy
+from schemas.shard import Packs, read_shard
+from schemas.store import Folder, dataset_folder
+
+
+def print_dataset(url: str, console: Console) -> None:
+    manifest = load_manifest(dataset_folder(url))
+    template = manifest.chat_template
+    table = facts_table(manifest, _policy(manifest))
+    table.add_row(
+        "vocabulary", f"{manifest.vocab_size:,}; bos {manifest.bos_id}, eos {manifest.eos_id}, pad {manifest.pad_id}"
+    )
+    table.add_row(
+        "tokenizer", f"{manifest.tokenizer.kind} ({manifest.tokenizer.sha256[:12]}), {manifest.tokenizer.engine}"
+    )
+    table.add_row("template", f"{template.origin} ({template.sha256[:12]})" if template else "none")
+    table.add_row("data set", manifest.id)
+    table.add_row("recipe", manifest.recipe_id)
+    console.print(table)
+    console.print(_channel_table(manifest))
+    console.print(_source_table(manifest))
+
+
+def _policy(manifest: Manifest) -> LossPolicy:
+    given = manifest.config.get("loss_policy")
+    return LossPolicy.model_validate(given) if given else DEFAULT_POLICY
+
+
+def _channel_table(manifest: Manifest) -> Table:
+    trained = _policy(manifest).table()
+    table = Table(
+        "role", "part", "last turn", "no loss", "tokens", "trained", box=None, pad_edge=False, title="channels"
+    )
+    for key, count in manifest.channels.total.items():
+        channel = unpack_channel(int(key))
+        flags = ("yes" if channel.last_turn else "", "yes" if channel.no_loss else "")
+        names = (channel.role.name.lower(), channel.part.name.lower())
+        table.add_row(*names, *flags, f"{count:,}", "yes" if trained[int(key)] else "")
+    return table
+
+
+def _source_table(manifest: Manifest) -> Table:
+    table = Table("source", "rows", "bytes", "tokens", box=None, pad_edge=False, title="sources")
+    for index, source in enumerate(manifest.sources):
+        tokens = sum(manifest.channels.sources.get(str(index), {}).values())
+        table.add_row(source.path, f"{source.rows:,}", f"{source.size:,}", f"{tokens:,}")
+    return table
+
+
+def print_pack(url: str, number: int, console: Console) -> None:
+    """Packs are numbered through the shards in the manifest's order."""
+    folder = dataset_folder(url)
+    manifest = load_manifest(folder)
+    file, row = _locate(manifest.shards, number)
+    shard = read_shard(pa.py_buffer(folder.read(file.name)), file.name)
+    packs, row = shard.locate(row)
+    encoder = _own_tokenizer(folder, manifest)
+    filled = int(packs.doc_lengths[packs.documents(row)].sum())
+    console.print(f"pack {number}: {file.name}, {filled} of {manifest.seq_len} tokens", highlight=False)
+    _print_documents(packs, row, manifest, encoder, console)
+    console.print(Rule(style="bright_black"))
+    console.print(legend())
+
+
+def _print_documents(packs: Packs, row: int, manifest: Manifest, encoder: Encoder, console: Console) -> None:
+    trained = _policy(manifest).table()
+    span = packs.documents(row)
+    at = 0
+    for index in range(span.start, span.stop):
+        end = at + int(packs.doc_lengths[index])
+        ids, channels = packs.input_ids[row, at:end], packs.channel[row, at:end]
+        source = manifest.sources[int(packs.doc_source[index])].path
+        place = f"{source} at {packs.doc_position[index]}, piece {packs.doc_piece[index]}"
+        console.print(Rule(f"tokens {at} to {end}: {place}", align="left", style="bright_black"))
+        tokens = shown_tokens(ids.tolist(), channels.tolist(), trained[channels].tolist(), encoder)
+        console.print(colored(tokens), soft_wrap=True)
+        at = end
+
+
+def _locate(shards: Sequence[ShardFile], number: int) -> tuple[ShardFile, int]:
+    """Raises DatasetError for a pack that is not there."""
+    row = number
+    for shard in shards:
+        if 0 <= row < shard.packs:
+            return shard, row
+        row -= shard.packs
+    total = sum(shard.packs for shard in shards)
+    raise DatasetError(f"there is no pack {number}: the data set has packs 0 to {total - 1}")
+
+
+def _own_tokenizer(folder: Folder, manifest: Manifest) -> Encoder:
+    settings: dict[str, Any] = dict(manifest.config["tokenizer"])
+    own = f"{folder.url}/tokenizer"
+    if manifest.tokenizer.kind != "huggingface":
+        own = posixpath.join(own, posixpath.basename(settings["path"]))
+    return load_tokenizer(Tokenizer(**{**settings, "path": own})).encoder

@@ -1,0 +1,99 @@
+"""`packline build`: from a config to a published data set. `build(config)` is the same as a Python call."""
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+
+from pipeline.build_plan import BuildPlan, plan_build
+from pipeline.config import BuildConfig, load_config
+from pipeline.existing import find_published
+from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.preflight import check_first_rows
+from pipeline.progress import shown_progress
+from pipeline.runner import DEFAULT_RUNNER, default_workers, run_beam
+from schemas.errors import DatasetError
+from schemas.manifest import Manifest, load_manifest
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """`built` is False where the data set was there already; then nothing was read but its manifest."""
+
+    manifest: Manifest
+    plan: BuildPlan
+    built: bool
+    seconds: float
+    workers: int
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(file.size for file in self.plan.files)
+
+
+def build(
+    config: BuildConfig | str | Path,
+    *,
+    runner: str = DEFAULT_RUNNER,
+    workers: int | None = None,
+    beam_args: Sequence[str] = (),
+    console: Console | None = None,
+    debug: bool = False,
+) -> BuildResult:
+    """Build the data set that a config describes, or find it built.
+
+    Raises ConfigError for a config that cannot be used, found before Beam starts; BudgetExceeded where too many rows
+    were rejected; DatasetError where the input or a block was at fault.
+    """
+    began = time.monotonic()
+    if not isinstance(config, BuildConfig):
+        config = load_config(Path(config))
+    console = console or Console(stderr=True, quiet=True)
+    plan = plan_build(config)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
+    workers = default_workers(len(plan.units)) if workers is None else workers
+    published = find_published(plan)
+    if published is None:
+        check_first_rows(plan)
+        _run(plan, runner, workers, beam_args, console, debug)
+        published = load_manifest(plan.output)
+        seconds = time.monotonic() - began
+        result = BuildResult(published, plan, True, seconds, workers)
+        _write_run_facts(result, runner)
+        return result
+    return BuildResult(published, plan, False, time.monotonic() - began, workers)
+
+
+def _run(plan: BuildPlan, runner: str, workers: int, beam_args: Sequence[str], console: Console, debug: bool) -> None:
+    try:
+        with shown_progress(plan, console):
+            run_beam(plan, runner, workers, beam_args, debug=debug)
+    except BlockFailure as failure:
+        if failure.kind == "budget":
+            raise BudgetExceeded(failure.message) from failure
+        if failure.kind == "input":
+            raise DatasetError(failure.message) from failure
+        raise
+
+
+def _write_run_facts(result: BuildResult, runner: str) -> None:
+    """`runs/`: facts of this run that are no part of the data set."""
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    facts = {
+        "id": result.manifest.id,
+        "finished": now,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "runner": runner,
+        "workers": result.workers,
+        "seconds": round(result.seconds, 3),
+        "input_bytes": result.input_bytes,
+        "megabytes_per_second": round(result.input_bytes / 1e6 / result.seconds, 3),
+    }
+    result.plan.output.write(f"runs/{now}.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))

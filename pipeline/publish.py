@@ -1,0 +1,166 @@
+"""The last step: every block accounted for, then the manifest, which makes the data set."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from pipeline.block_info import BlockInfo, different_attempts
+from pipeline.blocks import SourceFile
+from pipeline.failures import BudgetExceeded
+from pipeline.recipe import Recipe, load_tools, make_dataset_id, resolved_config
+from pipeline.serving import write_tokenizer_folder
+from schemas.errors import DatasetError
+from schemas.manifest import (
+    MANIFEST,
+    Channels,
+    Holdout,
+    Manifest,
+    Rejects,
+    ShardFile,
+    Source,
+    TemplateFacts,
+    TokenizerFacts,
+    Totals,
+    add_histograms,
+    load_manifest,
+)
+from schemas.store import Folder
+
+Key = TypeVar("Key", bound=str)
+
+
+def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceFile], recipe: Recipe) -> Manifest:
+    """Write the manifest, once; where it is there already, it must be this one.
+
+    Raises BudgetExceeded; DatasetError where a block is missing, came out differently on two attempts, lost its
+    shard, or another data set was published into the folder meanwhile.
+    """
+    output = Folder(recipe.config.output)
+    blocks = complete_blocks(infos, unit_count)
+    manifest = make_manifest(blocks, files, recipe)
+    check_budget(manifest, recipe.config.max_reject_fraction)
+    _check_files(blocks, output)
+    write_tokenizer_folder(recipe, load_tools(recipe), output)
+    if not output.create(MANIFEST, manifest.encode()):
+        published = load_manifest(output)
+        if published != manifest:
+            raise DatasetError(
+                f"{output.url}: another data set ({published.id[:12]}) was published here during this build "
+                f"({manifest.id[:12]}); choose another output"
+            )
+    return manifest
+
+
+def complete_blocks(infos: Iterable[BlockInfo], unit_count: int) -> list[BlockInfo]:
+    """One info for every block of every unit, in order. Several attempts at a block must agree."""
+    found: dict[tuple[int, int], BlockInfo] = {}
+    for info in infos:
+        if found.setdefault((info.unit, info.block), info) != info:
+            raise DatasetError(different_attempts(info))
+    last_blocks = {info.unit: info.block for info in found.values() if info.last}
+    for unit in range(unit_count):
+        if unit not in last_blocks:
+            raise DatasetError(f"unit {unit} has no last block: it was not read to its end; build again to finish it")
+        for block in range(last_blocks[unit] + 1):
+            if (unit, block) not in found:
+                raise DatasetError(f"block {unit}-{block} is missing; build again to finish it")
+    return [found[key] for key in sorted(found)]
+
+
+def _check_files(blocks: Sequence[BlockInfo], output: Folder) -> None:
+    for info in blocks:
+        for file in info.files:
+            if output.size(file.name) != file.bytes:
+                raise DatasetError(
+                    f"{file.name}: {output.size(file.name)} bytes, {file.bytes} were written; build again"
+                )
+
+
+def check_budget(manifest: Manifest, allowed: float) -> None:
+    totals = manifest.totals
+    if totals.rows and totals.rejects / totals.rows > allowed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.rejects.counts.items())
+        raise BudgetExceeded(
+            f"{totals.rejects} of {totals.rows} rows were rejected ({totals.rejects / totals.rows:.2%}), "
+            f"max_reject_fraction is {allowed:.2%}: {reasons}. Nothing is published. The rejects/ folder says "
+            "which rows; mend them, or raise the budget with --set max_reject_fraction=..."
+        )
+
+
+def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], recipe: Recipe) -> Manifest:
+    config = recipe.config
+    tools = load_tools(recipe)
+    tokenizer = tools.tokenizer
+    shards = [info.shard for info in blocks if info.shard is not None]
+    rows = _add_counts(info.rows for info in blocks)
+    packs, tokens = sum(shard.packs for shard in shards), sum(shard.tokens for shard in shards)
+    rejects = _add_counts(info.rejects for info in blocks)
+    return Manifest(
+        id=make_dataset_id(recipe, files),
+        recipe_id=recipe.id,
+        seq_len=config.seq_len,
+        vocab_size=tokenizer.encoder.vocab_size,
+        bos_id=tokenizer.token_id("bos_token"),
+        eos_id=tokenizer.token_id("eos_token"),
+        pad_id=recipe.pad_id,
+        end_ids=tools.formatter.end_ids if tools.formatter else [],
+        tokenizer=TokenizerFacts(
+            kind=tokenizer.kind,
+            sha256=tokenizer.sha256,
+            engine=tokenizer.encoder.libraries[0],
+            libraries=tokenizer.libraries,
+        ),
+        chat_template=_template_facts(recipe),
+        clock=config.clock,
+        config=resolved_config(config),
+        sources=[_source(file, rows.get(str(index), 0)) for index, file in enumerate(files)],
+        shards=shards,
+        holdout=_holdout(blocks, config.holdout),
+        rejects=Rejects(counts=rejects, files=[info.reject_file for info in blocks if info.reject_file]),
+        channels=_channels(blocks),
+        totals=Totals(
+            rows=sum(rows.values()),
+            rejects=sum(rejects.values()),
+            packs=packs,
+            documents=sum(shard.documents for shard in shards),
+            tokens=tokens,
+            truncated=sum(info.truncated for info in blocks),
+            straddling=sum(info.straddling for info in blocks),
+        ),
+        fill=round(tokens / (packs * config.seq_len), 6) if packs else 0.0,
+    )
+
+
+def _template_facts(recipe: Recipe) -> TemplateFacts | None:
+    template = recipe.template
+    if template is None:
+        return None
+    return TemplateFacts(sha256=hashlib.sha256(template.text.encode()).hexdigest(), origin=template.origin)
+
+
+def _source(file: SourceFile, rows: int) -> Source:
+    return Source(path=file.url, size=file.size, etag=file.etag, mtime=file.mtime, rows=rows)
+
+
+def _holdout(blocks: Sequence[BlockInfo], share: float) -> Holdout | None:
+    if not share:
+        return None
+    shards: list[ShardFile] = [info.holdout for info in blocks if info.holdout is not None]
+    return Holdout(share=share, shards=shards, channels=add_histograms(info.holdout_channels for info in blocks))
+
+
+def _channels(blocks: Sequence[BlockInfo]) -> Channels:
+    by_source: dict[str, list[Mapping[str, int]]] = {}
+    for info in blocks:
+        for source, histogram in info.channels.items():
+            by_source.setdefault(source, []).append(histogram)
+    sources = {source: add_histograms(by_source[source]) for source in sorted(by_source, key=int)}
+    return Channels(total=add_histograms(sources.values()), sources=sources)
+
+
+def _add_counts(counts: Iterable[Mapping[Key, int]]) -> dict[Key, int]:
+    total: dict[Key, int] = {}
+    for count in counts:
+        for key, number in count.items():
+            total[key] = total.get(key, 0) + number
+    return dict(sorted(total.items()))

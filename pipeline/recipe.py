@@ -1,0 +1,135 @@
+"""A config made ready: the tokenizer loaded, the template chosen, the recipe's identity known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+from pipeline.blocks import SourceFile
+from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
+from pipeline.chat.template import ChatTemplate
+from pipeline.config import BuildConfig, Custom, Text
+from pipeline.convert import module_source
+from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
+from pipeline.tokenize import DocumentTokenizer
+from schemas import __version__
+from schemas.errors import ConfigError, DatasetError
+from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, canonical_sha256, dataset_id
+from schemas.store import without_secrets
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What turns a row into bytes. Small and picklable: a worker loads the tokenizer by itself."""
+
+    config: BuildConfig
+    template: TemplateSource | None
+    tokenizer_sha256: str
+    pad_id: int
+    id: str
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a worker needs for its rows, loaded once a process."""
+
+    documents: DocumentTokenizer
+    formatter: ChatFormatter | None
+    tokenizer: LoadedTokenizer
+
+
+def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
+    """Raises ConfigError where conversations have no template to be rendered with."""
+    preset = tokenizer.preset.chat_template if tokenizer.preset else None
+    template = choose_template(config.chat_template, tokenizer.chat_template, preset)
+    if template is None and any(not isinstance(source.transform, Text | Custom) for source in config.sources):
+        raise ConfigError(
+            f"chat_template: {config.tokenizer.path} has none of its own; give a file or one of "
+            f"{', '.join(shipped_names())}"
+        )
+    identity = {
+        "packline": __version__,
+        "tokenizer": tokenizer.sha256,
+        "special_tokens": dict(tokenizer.special_tokens),
+        "template": template.text if template else None,
+        "custom": [
+            module_source(source.transform.function)
+            for source in config.sources
+            if isinstance(source.transform, Custom)
+        ],
+        **_recipe_fields(config),
+    }
+    return Recipe(config, template, tokenizer.sha256, tokenizer.pad_id, canonical_sha256(identity))
+
+
+def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    sources = [{key: source[key] for key in RECIPE_SOURCE_FIELDS} for source in values["sources"]]
+    return {**{key: values[key] for key in RECIPE_FIELDS}, "sources": sources}
+
+
+def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
+    identities = [{"path": file.url, "size": file.size, "etag": file.etag, "mtime": file.mtime} for file in files]
+    return dataset_id(recipe.id, identities)
+
+
+def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter | None:
+    """Raises ConfigError for a template that does not compile."""
+    if recipe.template is None:
+        return None
+    variables = {**tokenizer.special_tokens, **recipe.config.template_kwargs}
+    template = ChatTemplate(recipe.template.text, variables, date.fromisoformat(recipe.config.clock))
+    return ChatFormatter(template, tokenizer.encoder, tokenizer.stop_ids, tokenizer.special_tokens.get("eos_token"))
+
+
+def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
+    formatter = make_formatter(recipe, tokenizer)
+    return Tools(
+        documents=DocumentTokenizer(recipe.config, tokenizer.encoder, formatter),
+        formatter=formatter,
+        tokenizer=tokenizer,
+    )
+
+
+def load_tools(recipe: Recipe) -> Tools:
+    """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
+    return _load_tools(_ByIdentity(recipe))
+
+
+@dataclass(frozen=True, eq=False)
+class _ByIdentity:
+    """A recipe as a cache key: equal where the recipe's id is."""
+
+    recipe: Recipe
+
+    def __hash__(self) -> int:
+        return hash(self.recipe.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and other.recipe.id == self.recipe.id
+
+
+@lru_cache(maxsize=1)
+def _load_tools(key: _ByIdentity) -> Tools:
+    recipe = key.recipe
+    tokenizer = load_tokenizer(recipe.config.tokenizer)
+    if tokenizer.sha256 != recipe.tokenizer_sha256:
+        raise DatasetError(
+            f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
+            f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
+        )
+    return make_tools(recipe, tokenizer)
+
+
+def resolved_config(config: BuildConfig) -> dict[str, Any]:
+    """The config as the manifest keeps it: every default filled in, without the output and without secrets."""
+    values = config.model_dump(mode="json", exclude={"output"})
+    for source in values["sources"]:
+        paths = source["path"]
+        source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]
+    values["tokenizer"]["path"] = without_secrets(values["tokenizer"]["path"])
+    if values["chat_template"]:
+        values["chat_template"] = without_secrets(values["chat_template"])
+    return values

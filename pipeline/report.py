@@ -1,0 +1,81 @@
+"""What the commands print: the summary of a build, and a plan."""
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.build_plan import BuildPlan
+from pipeline.launch import BuildResult
+from schemas.manifest import MANIFEST, Manifest, load_manifest
+from schemas.policy import LossPolicy
+
+
+def print_summary(result: BuildResult, console: Console) -> None:
+    manifest = result.manifest
+    word = "built" if result.built else "already built"
+    console.print(f"{word}: {result.plan.output.url} (data set {manifest.id[:12]})", highlight=False, markup=False)
+    table = facts_table(manifest, result.plan.recipe.config.loss_policy)
+    if result.built:
+        rate = result.input_bytes / 1e6 / result.seconds
+        table.add_row("time", f"{result.seconds:.1f} s, {rate:.2f} MB/s with {result.workers} worker(s)")
+    console.print(table)
+
+
+def facts_table(manifest: Manifest, policy: LossPolicy) -> Table:
+    """Rows, rejects, tokens and packs of a data set."""
+    totals = manifest.totals
+    histogram = {int(byte): count for byte, count in manifest.channels.total.items()}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("rows", f"{totals.rows:,}")
+    table.add_row("rejects", f"{totals.rejects:,}")
+    for reason, count in manifest.rejects.counts.items():
+        table.add_row(f"  {reason}", f"{count:,}")
+    table.add_row("documents", f"{totals.documents:,}")
+    table.add_row("tokens", f"{totals.tokens:,}")
+    table.add_row("trained tokens", f"{policy.trained_tokens(histogram):,}")
+    for name, count in (("truncated", totals.truncated), ("straddling", totals.straddling)):
+        if count:
+            table.add_row(name, f"{count:,}")
+    table.add_row("packs", f"{totals.packs:,} of {manifest.seq_len:,} tokens in {len(manifest.shards)} shard(s)")
+    table.add_row("fill", f"{manifest.fill:.2%}")
+    if manifest.holdout:
+        rows = sum(shard.documents for shard in manifest.holdout.shards)
+        table.add_row("holdout", f"{rows:,} documents in {len(manifest.holdout.shards)} shard(s)")
+    return table
+
+
+def print_plan(plan: BuildPlan, console: Console) -> None:
+    config = plan.recipe.config
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+    table = Table("file", "format", "bytes", "units", box=None, pad_edge=False)
+    units = _units_by_file(plan)
+    for index, file in enumerate(plan.files):
+        compression = f" ({file.compression})" if file.compression else ""
+        table.add_row(file.url, f"{file.format}{compression}", f"{file.size:,}", f"{units.get(index, 0)}")
+    console.print(table)
+    total = sum(file.size for file in plan.files)
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    facts.add_row("files", f"{len(plan.files)}, {total:,} bytes")
+    facts.add_row("units", f"{len(plan.units)}, blocks of up to {config.block_bytes:,} bytes")
+    facts.add_row("recipe", plan.recipe.id)
+    facts.add_row("data set", plan.dataset_id)
+    facts.add_row("template", plan.recipe.template.origin if plan.recipe.template else "none")
+    facts.add_row("output", f"{plan.output.url}: {_standing(plan)}")
+    console.print(facts)
+
+
+def _units_by_file(plan: BuildPlan) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for unit in plan.units:
+        for stretch in unit.stretches:
+            counts[stretch.source] = counts.get(stretch.source, 0) + 1
+    return counts
+
+
+def _standing(plan: BuildPlan) -> str:
+    """What of this build is there already."""
+    if plan.output.size(MANIFEST) is not None:
+        found = load_manifest(plan.output)
+        return "built already" if found.id == plan.dataset_id else f"holds another data set ({found.id[:12]})"
+    finished = sum(name.endswith(".json") for name in plan.state.names())
+    return f"{finished} blocks finished, not published" if finished else "nothing yet"

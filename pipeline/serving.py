@@ -1,0 +1,34 @@
+"""`tokenizer/` of a data set: what a server needs to see the same tokens that were trained."""
+
+import json
+from typing import Any
+
+from pipeline.recipe import Recipe, Tools
+from schemas.store import Folder
+
+
+def write_tokenizer_folder(recipe: Recipe, tools: Tools, output: Folder) -> None:
+    for name, data in sorted(serving_files(recipe, tools).items()):
+        if output.size(f"tokenizer/{name}") != len(data):
+            output.write(f"tokenizer/{name}", data)
+
+
+def serving_files(recipe: Recipe, tools: Tools) -> dict[str, bytes]:
+    """The tokenizer's own files, with the build's template in the place of their own."""
+    tokenizer = tools.tokenizer
+    files = dict(tokenizer.files)
+    settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+    settings |= tokenizer.special_tokens
+    settings.pop("chat_template", None)
+    if recipe.template is not None:
+        settings["chat_template"] = recipe.template.text
+        files["chat_template.jinja"] = recipe.template.text.encode()
+    files["tokenizer_config.json"] = _json(settings)
+    if tools.formatter is not None:
+        generation = json.loads(files.get("generation_config.json", b"{}"))
+        files["generation_config.json"] = _json({**generation, "eos_token_id": tools.formatter.end_ids})
+    return files
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,195 @@
+"""The pipeline as Beam sees it. As little logic as possible: each transform wires a pure function of the same name.
+
+    Unit -> RowBlock -> DocumentBlock -> TokenBlock -> PackedBlock -> BlockInfo -> manifest
+
+Only units and BlockInfos cross a shuffle; a block goes from reader to shard inside one fused stage.
+"""
+
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from pipeline.assemble import PackedBlock, PackSettings, pack_documents
+from pipeline.block_info import BlockInfo, BlockState, StateStore, unit_sha256
+from pipeline.blocks import BlockKey, DocumentBlock, RowBlock, Unit
+from pipeline.build_plan import BuildPlan
+from pipeline.coders import register_coders
+from pipeline.convert import convert_rows
+from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.publish import publish
+from pipeline.readers import read_blocks
+from pipeline.recipe import load_tools
+from pipeline.tokenize import TokenBlock, tokenize_documents
+from pipeline.write import write_block
+from schemas.shard import ShardMeta
+from schemas.store import Folder
+
+register_coders()
+
+Before = TypeVar("Before")
+After = TypeVar("After")
+
+FINISHED = "finished"
+
+
+def _describe(plan: BuildPlan, key: BlockKey | Unit) -> str:
+    unit = plan.units[key.unit if isinstance(key, BlockKey) else key.index]
+    first = unit.stretches[0]
+    more = f" and {len(unit.stretches) - 1} more files" if len(unit.stretches) > 1 else ""
+    place = f"block {key.unit}-{key.block}" if isinstance(key, BlockKey) else f"unit {key.index}"
+    return f"{first.file.url}{more}, from {first.start} to {first.end} ({place})"
+
+
+def _failure(plan: BuildPlan, key: BlockKey | Unit, error: Exception) -> BlockFailure:
+    """What was being done, and why it failed: a user's error as it is, any other with the line of code it came from."""
+    if isinstance(error, ValueError | OSError):
+        return BlockFailure("input", f"{_describe(plan, key)}: {error}")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+    return BlockFailure("bug", f"{_describe(plan, key)}: {type(error).__name__}: {error} [{where}]; --debug shows more")
+
+
+class ReadBlocks(beam.DoFn):  # type: ignore[misc]
+    """Unit -> RowBlock; blocks whose files are there already go to the output `finished` as their BlockInfo."""
+
+    def __init__(self, plan: BuildPlan) -> None:
+        self.plan = plan
+
+    def process(self, unit: Unit) -> Iterator[RowBlock | beam.pvalue.TaggedOutput]:
+        finished = _finished_blocks(self.plan.state, unit)
+        for info in finished.values():
+            yield beam.pvalue.TaggedOutput(FINISHED, info)
+        if any(info.last for info in finished.values()) and len(finished) == max(finished) + 1:
+            return
+        config = self.plan.recipe.config
+        try:
+            for block in read_blocks(unit, config.block_bytes, config.max_line_bytes, skip=finished.__contains__):
+                self.plan.state.begin(block.key, block.bytes)
+                _count("read", rows=len(block.rows), rejects=len(block.rejects), bytes=block.bytes)
+                yield block
+        except Exception as error:
+            raise _failure(self.plan, unit, error) from error
+
+
+def _finished_blocks(state: StateStore, unit: Unit) -> dict[int, BlockInfo]:
+    """The blocks of a unit that need not be computed again, by number."""
+    finished: dict[int, BlockInfo] = {}
+    while True:
+        number = len(finished)
+        found = state.load_whole(BlockKey(unit.index, number, last=False), unit)
+        if found is None:
+            return finished
+        finished[number] = found.info
+        if found.info.last:
+            return finished
+
+
+class Step(beam.DoFn):  # type: ignore[misc]
+    """A pure function of (block, plan) as a step of the pipeline."""
+
+    def __init__(self, plan: BuildPlan, function: Callable[[Any, BuildPlan], Any]) -> None:
+        self.plan = plan
+        self.function = function
+
+    def process(self, block: Any) -> Iterator[Any]:
+        try:
+            yield self.function(block, self.plan)
+        except BlockFailure:
+            raise
+        except Exception as error:
+            raise _failure(self.plan, block.key, error) from error
+
+
+def _convert(block: RowBlock, plan: BuildPlan) -> DocumentBlock:
+    settings = [file.setting for file in plan.files]
+    made = convert_rows(block, plan.converters, settings)
+    _count("convert", documents=len(made.documents), rejects=len(made.rejects) - len(block.rejects))
+    return made
+
+
+def _tokenize(block: DocumentBlock, plan: BuildPlan) -> TokenBlock:
+    made = tokenize_documents(block, load_tools(plan.recipe).documents)
+    _count("tokenize", documents=len(made), tokens=len(made.input_ids), rejects=len(made.rejects) - len(block.rejects))
+    return made
+
+
+def _pack(block: TokenBlock, plan: BuildPlan) -> PackedBlock:
+    config = plan.recipe.config
+    urls = tuple(file.url for file in plan.files)
+    made = pack_documents(block, PackSettings(config.seq_len, plan.recipe.pad_id, config.seed, config.holdout, urls))
+    _count("pack", packs=len(made.packs or ()), holdout_packs=len(made.holdout or ()))
+    return made
+
+
+def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
+    recipe = plan.recipe
+    meta = ShardMeta(recipe.config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
+    began = time.monotonic()
+    unit = plan.units[block.key.unit]
+    info = write_block(block, meta, unit_sha256(unit), Folder(recipe.config.output))
+    plan.state.finish(BlockState(info=info, peak_memory=peak_memory(), seconds=time.monotonic() - began))
+    _count("write", shards=int(info.shard is not None), bytes=sum(file.bytes for file in info.files))
+    return info
+
+
+def peak_memory() -> int:
+    """The most memory that this process was resident with, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _count(stage: str, **numbers: int) -> None:
+    for name, number in numbers.items():
+        Metrics.counter("packline", f"{stage}_{name}").inc(number)
+
+
+def _step(plan: BuildPlan, function: Callable[[Before, BuildPlan], After], output: type[After]) -> Any:
+    return beam.ParDo(Step(plan, function)).with_output_types(output)
+
+
+class Publish(beam.DoFn):  # type: ignore[misc]
+    """All BlockInfos -> the manifest. Idempotent: a second attempt finds the manifest there."""
+
+    def __init__(self, plan: BuildPlan) -> None:
+        self.plan = plan
+
+    def process(self, grouped: tuple[None, Iterable[BlockInfo]]) -> None:
+        try:
+            publish(grouped[1], len(self.plan.units), self.plan.files, self.plan.recipe)
+        except BudgetExceeded as error:
+            raise BlockFailure("budget", str(error)) from error
+        except (ValueError, OSError) as error:
+            raise BlockFailure("input", f"publishing: {error}") from error
+
+
+@dataclass
+class BuildDataset(beam.PTransform):  # type: ignore[misc]
+    """Units -> a published data set."""
+
+    plan: BuildPlan
+
+    def expand(self, units: Any) -> Any:
+        plan = self.plan
+        read = units | "ReadBlocks" >> beam.ParDo(ReadBlocks(plan)).with_outputs(FINISHED, main="blocks")
+        read.blocks.element_type = RowBlock
+        written = (
+            read.blocks
+            | "ConvertRows" >> _step(plan, _convert, DocumentBlock)
+            | "TokenizeDocuments" >> _step(plan, _tokenize, TokenBlock)
+            | "PackDocuments" >> _step(plan, _pack, PackedBlock)
+            | "WriteShards" >> _step(plan, _write, BlockInfo)
+        )
+        return (
+            (written, read[FINISHED])
+            | "AllBlocks" >> beam.Flatten()
+            | "OneKey" >> beam.Map(lambda info: (None, info))
+            | "Gather" >> beam.GroupByKey()
+            | "Publish" >> beam.ParDo(Publish(plan))
+        )

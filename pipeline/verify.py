@@ -1,0 +1,191 @@
+"""`packline verify`: a data set against its manifest, whoever built it. Each finding is one line."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.write import channels_by_source, tokens_per_pack
+from schemas.channels import LEGAL, NO_LOSS
+from schemas.errors import DatasetError
+from schemas.manifest import Manifest, RejectFile, ShardFile, add_histograms, load_manifest
+from schemas.shard import Packs, Shard, map_shard, read_shard
+from schemas.store import Folder, dataset_folder
+
+
+def verify(url: str, *, deep: bool) -> Iterator[str]:
+    """The problems of a data set. Raises DatasetError where there is no manifest to go by."""
+    folder = dataset_folder(url)
+    manifest = load_manifest(folder)
+    yield from _check_totals(manifest)
+    yield from _check_rejects(folder, manifest, deep)
+    rows = 0
+    training: list[dict[str, dict[str, int]]] = []
+    held_out: list[dict[str, dict[str, int]]] = []
+    holdout_shards = manifest.holdout.shards if manifest.holdout else []
+    for shards, histograms in ((manifest.shards, training), (holdout_shards, held_out)):
+        for file in shards:
+            shard = _open(folder, file)
+            if isinstance(shard, str):
+                yield shard
+                continue
+            yield from _check_footer(shard, file, manifest)
+            if deep:
+                yield from _check_hash(folder, file)
+                for packs in shard.batches:
+                    yield from (f"{file.name}: {problem}" for problem in check_packs(packs, manifest))
+                    rows += _count_rows(packs)
+                    histograms.append(channels_by_source(packs))
+                yield from _check_counts(shard, file)
+    if deep:
+        yield from _check_histograms(manifest, training, held_out)
+        if rows != manifest.totals.rows - manifest.totals.rejects:
+            expected = manifest.totals.rows - manifest.totals.rejects
+            yield f"manifest.json: {expected} rows should have documents, {rows} have"
+
+
+def _open(folder: Folder, file: ShardFile) -> Shard | str:
+    """The shard, or what is wrong with it."""
+    size = folder.size(file.name)
+    if size != file.bytes:
+        return f"{file.name}: {'missing' if size is None else f'{size} bytes'}, the manifest says {file.bytes}"
+    try:
+        if folder.is_local:
+            return map_shard(folder.local_path(file.name))
+        return read_shard(pa.py_buffer(folder.read(file.name)), file.name)
+    except DatasetError as error:
+        return str(error)
+
+
+def _check_totals(manifest: Manifest) -> Iterator[str]:
+    totals = manifest.totals
+    sums = {
+        "packs": sum(file.packs for file in manifest.shards),
+        "documents": sum(file.documents for file in manifest.shards),
+        "tokens": sum(file.tokens for file in manifest.shards),
+        "rejects": sum(manifest.rejects.counts.values()),
+        "rows": sum(source.rows for source in manifest.sources),
+    }
+    for name, found in sums.items():
+        if found != getattr(totals, name):
+            yield f"manifest.json: totals.{name} is {getattr(totals, name)}, its parts add up to {found}"
+
+
+def _check_rejects(folder: Folder, manifest: Manifest, deep: bool) -> Iterator[str]:
+    listed = sum(file.rows for file in manifest.rejects.files)
+    if listed != manifest.totals.rejects:
+        yield f"manifest.json: {manifest.totals.rejects} rejects, the reject files hold {listed}"
+    for file in manifest.rejects.files:
+        size = folder.size(file.name)
+        if size != file.bytes:
+            yield f"{file.name}: {'missing' if size is None else f'{size} bytes'}, the manifest says {file.bytes}"
+        elif deep:
+            yield from _check_hash(folder, file)
+
+
+def _check_hash(folder: Folder, file: ShardFile | RejectFile) -> Iterator[str]:
+    with folder.open(file.name) as source:
+        found = hashlib.file_digest(source, "sha256").hexdigest()
+    if found != file.sha256:
+        yield f"{file.name}: its sha256 is {found[:12]}..., the manifest says {file.sha256[:12]}..."
+
+
+def _check_footer(shard: Shard, file: ShardFile, manifest: Manifest) -> Iterator[str]:
+    pairs = {
+        "seq_len": (shard.meta.seq_len, manifest.seq_len),
+        "recipe_id": (shard.meta.recipe_id, manifest.recipe_id),
+        "pad_id": (shard.meta.pad_id, manifest.pad_id),
+        "tokenizer_sha256": (shard.meta.tokenizer_sha256, manifest.tokenizer.sha256),
+        "packs": (len(shard), file.packs),
+    }
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            yield f"{file.name}: {name} is {found}, the manifest says {expected}"
+
+
+def _check_counts(shard: Shard, file: ShardFile) -> Iterator[str]:
+    documents = sum(len(packs.doc_lengths) for packs in shard.batches)
+    tokens = sum(int(packs.doc_lengths.sum()) for packs in shard.batches)
+    if (documents, tokens) != (file.documents, file.tokens):
+        yield (
+            f"{file.name}: {documents} documents and {tokens} tokens, "
+            f"the manifest says {file.documents} and {file.tokens}"
+        )
+
+
+def check_packs(packs: Packs, manifest: Manifest) -> Iterator[str]:
+    """The laws of the format that every pack keeps."""
+    filled = _filled(packs)
+    tokens = tokens_per_pack(packs)
+    starts = _document_starts(packs)
+    laws = {
+        "a document has no token": bool((packs.doc_lengths < 1).any()),
+        "a pack has no document": bool((np.diff(packs.doc_offsets) < 1).any()),
+        "the documents of a pack are longer than seq_len": bool((tokens > manifest.seq_len).any()),
+        f"a token id is not in [0, {manifest.vocab_size})": _out_of(packs.input_ids, manifest.vocab_size),
+        "padding is not the pad id": bool((packs.input_ids[~filled] != manifest.pad_id).any()),
+        "padding has a channel": bool(packs.channel[~filled].any()),
+        "a channel byte is not legal": not LEGAL[packs.channel].all(),
+        "a document's first token may be trained": not (packs.channel[starts] & NO_LOSS).all(),
+        "a document's source is not in the manifest": _out_of(packs.doc_source, len(manifest.sources)),
+        "a document's position or piece is negative": bool(
+            (packs.doc_position < 0).any() or (packs.doc_piece < 0).any()
+        ),
+        "a document is there twice": _has_duplicates(packs),
+        "a weight is negative or not finite": packs.weight is not None
+        and not (np.isfinite(packs.weight).all() and (packs.weight >= 0).all()),
+    }
+    yield from (law for law, broken in laws.items() if broken)
+
+
+def _out_of(values: npt.NDArray[np.int32], limit: int) -> bool:
+    return bool(len(values)) and not (int(values.min()) >= 0 and int(values.max()) < limit)
+
+
+def _filled(packs: Packs) -> npt.NDArray[np.bool_]:
+    """bool[P, seq_len]: tokens of documents, as against padding."""
+    filled: npt.NDArray[np.bool_] = np.arange(packs.input_ids.shape[1]) < tokens_per_pack(packs)[:, None]
+    return filled
+
+
+def _document_starts(packs: Packs) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The row and the column of every document's first token."""
+    rows = np.repeat(np.arange(len(packs)), np.diff(packs.doc_offsets))
+    ends = np.cumsum(packs.doc_lengths, dtype=np.int64)
+    before = ends - packs.doc_lengths
+    columns = before - before[packs.doc_offsets[:-1]][rows]
+    return rows, np.minimum(columns, packs.input_ids.shape[1] - 1)
+
+
+def _places(packs: Packs) -> npt.NDArray[np.int64]:
+    """int64[D, 3]: source, position, piece."""
+    columns = (packs.doc_source, packs.doc_position, packs.doc_piece)
+    return np.stack([column.astype(np.int64) for column in columns], axis=1)
+
+
+def _has_duplicates(packs: Packs) -> bool:
+    return len(np.unique(_places(packs), axis=0)) != len(packs.doc_source)
+
+
+def _count_rows(packs: Packs) -> int:
+    """Rows whose first document is here."""
+    return int((packs.doc_piece == 0).sum())
+
+
+def _check_histograms(
+    manifest: Manifest, training: list[dict[str, dict[str, int]]], held_out: list[dict[str, dict[str, int]]]
+) -> Iterator[str]:
+    if _total(training) != manifest.channels.total:
+        yield "manifest.json: channels.total is not what the shards hold"
+    for source in sorted(set(manifest.channels.sources) | {source for found in training for source in found}):
+        found = add_histograms(histograms[source] for histograms in training if source in histograms)
+        if found != manifest.channels.sources.get(source):
+            yield f"manifest.json: channels.sources[{source}] is not what the shards hold"
+    if manifest.holdout and _total(held_out) != manifest.holdout.channels:
+        yield "manifest.json: holdout.channels is not what the holdout's shards hold"
+
+
+def _total(histograms: list[dict[str, dict[str, int]]]) -> dict[str, int]:
+    return add_histograms(by_source for found in histograms for by_source in found.values())

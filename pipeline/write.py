@@ -1,0 +1,98 @@
+"""A packed block to its files: shards and rejects, named by what they hold, each written whole or not at all."""
+
+import hashlib
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import zstandard
+
+from pipeline.assemble import PackedBlock
+from pipeline.block_info import BlockInfo
+from schemas.manifest import RejectFile, ShardFile, add_histograms
+from schemas.rejects import Reason, Reject
+from schemas.shard import Packs, ShardMeta, write_shard
+from schemas.store import Folder
+
+
+def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: Folder) -> BlockInfo:
+    name = block.key.name
+    return BlockInfo(
+        unit=block.key.unit,
+        block=block.key.block,
+        last=block.key.last,
+        unit_sha256=unit_sha256,
+        input_bytes=block.bytes,
+        rows={str(source): count for source, count in block.rows.items()},
+        rejects=_count_reasons(block.rejects),
+        channels={} if block.packs is None else channels_by_source(block.packs),
+        holdout_channels={} if block.holdout is None else add_histograms(channels_by_source(block.holdout).values()),
+        truncated=block.truncated,
+        straddling=block.straddling,
+        shard=_write_packs(block.packs, meta, f"shards/{name}", output),
+        holdout=_write_packs(block.holdout, meta, f"holdout/{name}", output),
+        reject_file=_write_rejects(block.rejects, f"rejects/{name}", output),
+    )
+
+
+def _write_packs(packs: Packs | None, meta: ShardMeta, stem: str, output: Folder) -> ShardFile | None:
+    if packs is None:
+        return None
+    sink = BytesIO()
+    write_shard(packs, meta, sink)
+    name, sha256 = _write_named(stem, ".arrow", sink.getvalue(), output)
+    return ShardFile(
+        name=name,
+        bytes=sink.tell(),
+        sha256=sha256,
+        packs=len(packs),
+        documents=len(packs.doc_lengths),
+        tokens=int(packs.doc_lengths.sum()),
+    )
+
+
+def _write_rejects(rejects: Sequence[Reject], stem: str, output: Folder) -> RejectFile | None:
+    """JSON lines of source, position, reason and detail, in the order of the rows."""
+    if not rejects:
+        return None
+    ordered = sorted(rejects, key=lambda reject: (reject.source, reject.position))
+    lines = b"".join(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE) for reject in ordered)
+    data = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(lines)
+    name, sha256 = _write_named(stem, ".jsonl.zst", data, output)
+    return RejectFile(name=name, bytes=len(data), sha256=sha256, rows=len(rejects))
+
+
+def _write_named(stem: str, suffix: str, data: bytes, output: Folder) -> tuple[str, str]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"{stem}-{sha256[:8]}{suffix}"
+    if output.size(name) != len(data):
+        output.write(name, data)
+    return name, sha256
+
+
+def _count_reasons(rejects: Sequence[Reject]) -> dict[Reason, int]:
+    counts: dict[Reason, int] = {}
+    for reject in rejects:
+        counts[reject.reason] = counts.get(reject.reason, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def channels_by_source(packs: Packs) -> dict[str, dict[str, int]]:
+    """Histograms of the channel byte over the documents' tokens, by source index."""
+    token_sources = np.repeat(packs.doc_source, packs.doc_lengths)
+    filled = np.arange(packs.channel.shape[1]) < tokens_per_pack(packs)[:, None]
+    channels = packs.channel[filled]
+    histograms = {}
+    for source in np.unique(packs.doc_source).tolist():
+        counts = np.bincount(channels[token_sources == source], minlength=256)
+        histograms[str(source)] = {str(byte): int(counts[byte]) for byte in np.flatnonzero(counts).tolist()}
+    return histograms
+
+
+def tokens_per_pack(packs: Packs) -> npt.NDArray[np.int64]:
+    """int64[P]: tokens of the documents, padding apart."""
+    ends = np.concatenate([[0], np.cumsum(packs.doc_lengths, dtype=np.int64)])
+    tokens: npt.NDArray[np.int64] = np.diff(ends[packs.doc_offsets])
+    return tokens
