@@ -100,9 +100,10 @@ MISTRAL = [
     ("mistral_instruct_tokenizer_241114.model.v7", True, "v7"),
     ("tekken_240911.json", False, "v3"),
 ]
+# No answer ends in white space: mistral-common strips it there, its own templates do not.
 CHATS = [
     [("user", "Hi there"), ("assistant", "Hello!\n \u4e16\u754c x")],
-    [("user", "Hi\n"), ("assistant", " Hello"), ("user", "\u00e9 <s>?"), ("assistant", "ok  ")],
+    [("user", "Hi\n"), ("assistant", " Hello"), ("user", "\u00e9 <s>?"), ("assistant", "ok")],
     [("system", "Be [INST] brief. </s>"), ("user", "a\tb"), ("assistant", "[/INST] 1\n2\U0001f600")],
 ]
 

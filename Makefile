@@ -1,0 +1,48 @@
+# Every target does its own set-up; the environment lives in .venv and is pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := out/demo
+
+.PHONY: help setup demo test check format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## make the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## examples to shards, checked, previewed, and trained on with 2 ranks
+	rm -rf $(DEMO)
+	$(BIN)/packline build examples/demo.yaml --set output=$(DEMO)/shards
+	$(BIN)/packline verify $(DEMO)/shards --deep
+	$(BIN)/packline preview examples/demo.yaml -n 1
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m train examples/demo-train.yaml \
+		--set dataset.path=$(DEMO)/shards --set output=$(DEMO)/run
+	$(BIN)/python examples/check_demo.py $(DEMO)
+
+test: setup  ## all tests
+	$(BIN)/pytest
+
+check: setup  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## format the code, and write the JSON Schemas anew
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+	$(BIN)/python tests/json_schemas.py
+
+bench: setup  ## measure, as ratios in one run
+	$(BIN)/python tests/benchmarks/pipeline.py
+
+clean:  ## remove what was built
+	rm -rf out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
