@@ -29,8 +29,8 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of one file: [start, end) in bytes for plain JSONL and text lines, in row groups for Parquet,
-    in record batches for Arrow files; the whole of any other file, and then start = 0 and end = size.
+    """A part of one file: [start, end) in bytes for plain JSONL and text lines, in row groups for Parquet; the
+    whole of any other file, and then start = 0 and end = size.
     `source` indexes the plan's files, and so the manifest's sources.
     """
 

@@ -1,26 +1,24 @@
-"""Packing: documents into rows of `seq_len`, each document in exactly one of them.
+"""Which documents share a pack, and in which order the packs of a block are written.
 
-Packs are filled one at a time, the largest documents first, and closed exactly as soon as two of the documents left
-fill the rest. The lengths that are left are one integer of bits, so that "the longest that fits" and "two that fill
-exactly" are a few operations on whole words (Krell et al. 2021, arXiv:2107.02027, pack on the histogram too; the
-exact pair is ours). Best-fit decreasing (Ding et al. 2024, arXiv:2404.10830) is computed beside it, and whichever
-needs fewer packs is taken.
+Packs are filled one at a time, the longest documents first, and closed exactly as soon as two of the documents left
+fill the rest. Best-fit decreasing is computed too, where it could do better, and whichever needs fewer packs is taken.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-Lengths = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class PackPlan:
-    """Pack p holds documents[offsets[p]:offsets[p + 1]], indices in the order of the input."""
+    """P packs of D documents; pack p holds documents[offsets[p] : offsets[p + 1]], in input order.
 
-    documents: npt.NDArray[np.int64]  # [D], a permutation
+    `documents` is a permutation of 0 .. D - 1.
+    """
+
+    documents: npt.NDArray[np.int64]  # [D]
     offsets: npt.NDArray[np.int64]  # [P + 1]
 
     def __len__(self) -> int:
@@ -28,105 +26,151 @@ class PackPlan:
 
 
 def pack_lengths(lengths: npt.NDArray[np.integer], seq_len: int) -> PackPlan:
-    """Place documents of the given lengths, each from 1 to seq_len. Deterministic, near linear in the documents."""
-    assert len(lengths) == 0 or (int(lengths.min()) >= 1 and int(lengths.max()) <= seq_len)
-    counts = np.bincount(lengths, minlength=seq_len + 1).tolist()
-    exact = list(fill_exactly(counts, seq_len))
-    best_fit = best_fit_decreasing(counts, seq_len)
-    return _assign(lengths.astype(np.int64), exact if len(exact) <= len(best_fit) else best_fit)
+    """Put documents of these lengths, int[D], into packs of at most `seq_len`, never more than best-fit decreasing.
+
+    Depends on nothing but its arguments; of documents of one length the earlier goes into the earlier pack.
+    Raises AssertionError for a length outside 1 .. seq_len.
+    """
+    assert not len(lengths) or (lengths.min() > 0 and lengths.max() <= seq_len), "callers reject such documents"
+    present, numbers = np.unique(lengths, return_counts=True)
+    counts = dict(zip(present.tolist(), numbers.tolist(), strict=True))
+    packs = exact_fit_packs(counts, seq_len)
+    fewest = -(-int(lengths.sum()) // seq_len)
+    if len(packs) > fewest:
+        packs = min(packs, best_fit_packs(counts, seq_len), key=len)
+    return _assign(packs, lengths)
 
 
-def fill_exactly(counts: list[int], seq_len: int) -> Iterable[list[int]]:
-    """Yield packs as lists of lengths, given how many documents there are of each length."""
-    left = _LengthsLeft(counts, seq_len)
-    while left.bits:
-        pack: list[int] = []
-        free = seq_len
-        while (largest := left.largest(free)) > 0:
-            pair = left.pair(free) if largest < free else None
-            for length in pair or (largest,):
-                left.take(length)
-                pack.append(length)
-                free -= length
-        yield pack
-
-
-class _LengthsLeft:
-    """The multiset of lengths left: bit a of `bits` is set where a document of length a is, bit seq_len - a of
-    `mirror` likewise."""
-
-    def __init__(self, counts: list[int], seq_len: int) -> None:
-        self._counts = list(counts)
-        self._seq_len = seq_len
-        self.bits = sum(1 << length for length, count in enumerate(counts) if count)
-        self._mirror = sum(1 << (seq_len - length) for length, count in enumerate(counts) if count)
-
-    def largest(self, free: int) -> int:
-        """The greatest length of at most `free`, 0 where there is none."""
-        return max((self.bits & ((1 << (free + 1)) - 1)).bit_length() - 1, 0)
-
-    def pair(self, free: int) -> tuple[int, int] | None:
-        """Two lengths of two documents that add up to `free`, as unequal as can be."""
-        candidates = self.bits & (self._mirror >> (self._seq_len - free)) & ((1 << free) - 1)
-        if free % 2 == 0 and self._counts[free // 2] == 1:
-            candidates &= ~(1 << (free // 2))
-        longest = candidates.bit_length() - 1
-        return (longest, free - longest) if longest > 0 else None
-
-    def take(self, length: int) -> None:
-        self._counts[length] -= 1
-        if self._counts[length] == 0:
-            self.bits ^= 1 << length
-            self._mirror ^= 1 << (self._seq_len - length)
-
-
-def best_fit_decreasing(counts: list[int], seq_len: int) -> list[list[int]]:
-    """The textbook algorithm on a histogram: each document, the longest first, goes where it fits tightest."""
-    by_free: list[list[list[int]]] = [[] for _ in range(seq_len + 1)]
-    open_bits = 0  # bit f: some pack has exactly f free
-    packs: list[list[int]] = []
-    for length in range(len(counts) - 1, 0, -1):
-        for _ in range(counts[length]):
-            fitting = open_bits >> length
-            if fitting:
-                free = length + (fitting & -fitting).bit_length() - 1
-                pack = by_free[free].pop()
-                open_bits ^= (not by_free[free]) << free
-            else:
-                free, pack = seq_len, []
-                packs.append(pack)
-            pack.append(length)
-            by_free[free - length].append(pack)
-            open_bits |= 1 << (free - length)
-    return packs
-
-
-def _assign(lengths: Lengths, packs: list[list[int]]) -> PackPlan:
-    """Documents to places: of equal lengths the first comes first, and within a pack they keep their order."""
-    offsets = np.cumsum([0, *map(len, packs)], dtype=np.int64)
+def _assign(packs: list[list[int]], lengths: npt.NDArray[np.integer]) -> PackPlan:
+    """Give each place, of which only the length is known, one of the documents of that length."""
+    sizes = [len(pack) for pack in packs]
     places = np.array([length for pack in packs for length in pack], np.int64)
     documents = np.empty(len(lengths), np.int64)
     documents[np.argsort(places, kind="stable")] = np.argsort(lengths, kind="stable")
-    pack_of_place = np.repeat(np.arange(len(packs)), np.diff(offsets))
-    order = np.lexsort((documents, pack_of_place))
-    return PackPlan(documents[order], offsets)
+    pack_of_place = np.repeat(np.arange(len(packs)), sizes)
+    in_input_order = np.lexsort((documents, pack_of_place))
+    return PackPlan(documents[in_input_order], np.cumsum([0, *sizes], dtype=np.int64))
+
+
+class LengthSet:
+    """The lengths of the documents that are left, as the bits of two integers: a question is a few word-wise steps.
+
+    Bit a of `_present` says that a document of length a is left, bit (longest - a) of `_mirror` says the same. So
+    bit a of `_present & (_mirror shifted left by rest - longest)` says that a and rest - a both are.
+    """
+
+    def __init__(self, counts: Mapping[int, int]) -> None:
+        self._counts = dict(counts)
+        self._longest = max(counts, default=0)
+        bits = np.zeros(self._longest + 1, np.bool_)
+        bits[list(counts)] = True
+        self._present = _as_integer(bits)
+        self._mirror = _as_integer(bits[::-1])
+
+    def longest(self, limit: int) -> int:
+        """The longest length up to `limit`, 0 where there is none."""
+        fitting = self._present
+        if fitting.bit_length() > limit + 1:
+            fitting &= (2 << limit) - 1
+        return max(fitting.bit_length() - 1, 0)
+
+    def exact_pair(self, rest: int) -> int:
+        """The longer length of the most uneven pair that adds up to `rest`, 0 where there is none."""
+        if rest > 2 * (self._present.bit_length() - 1):
+            return 0
+        shift = rest - self._longest
+        pairs = self._present & (self._mirror << shift if shift > 0 else self._mirror >> -shift)
+        longer = max(pairs.bit_length() - 1, 0)
+        if 2 * longer == rest and self._counts[longer] < 2:
+            return 0
+        return longer
+
+    def take(self, length: int) -> int:
+        self._counts[length] -= 1
+        if not self._counts[length]:
+            self._present ^= 1 << length
+            self._mirror ^= 1 << self._longest - length
+        return length
+
+
+def _as_integer(bits: npt.NDArray[np.bool_]) -> int:
+    return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
+
+
+def exact_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[list[int]]:
+    """One pack at a time: the longest document that fits, again and again, until one or two can fill the rest exactly.
+
+    `counts` is {length: documents}; the result has the lengths in each pack.
+    """
+    left = LengthSet(counts)
+    packs: list[list[int]] = []
+    while left.longest(seq_len):
+        packs.append(_fill(left, seq_len))
+    return packs
+
+
+def _fill(left: LengthSet, rest: int) -> list[int]:
+    pack: list[int] = []
+    while longest := left.longest(rest):
+        if longest < rest and (longer := left.exact_pair(rest)):
+            return [*pack, left.take(longer), left.take(rest - longer)]
+        pack.append(left.take(longest))
+        rest -= longest
+    return pack
+
+
+def best_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[list[int]]:
+    """Best-fit decreasing: each document, longest first, goes into the pack with the least room that still takes it.
+
+    Packs lie in buckets by their room; the bits of `rooms` say which buckets have any. A pack takes as many documents
+    of a length as fit, for with the first of them it becomes the tightest that takes the second.
+    """
+    packs: list[list[int]] = []
+    buckets: dict[int, list[list[int]]] = {}
+    rooms = 0
+    for length in sorted(counts, reverse=True):
+        waiting = counts[length]
+        while waiting:
+            fitting = rooms >> length
+            if fitting:
+                room = length + (fitting & -fitting).bit_length() - 1
+                pack = buckets[room].pop()
+                rooms ^= (not buckets[room]) << room
+            else:
+                room, pack = seq_len, []
+                packs.append(pack)
+            taken = min(waiting, room // length)
+            pack += [length] * taken
+            waiting -= taken
+            room -= length * taken
+            buckets.setdefault(room, []).append(pack)
+            rooms |= 1 << room
+    return packs
 
 
 def order_packs(seed: int, unit: int, block: int, packs: int) -> npt.NDArray[np.int64]:
-    """int64[packs]: the order in which a block's packs are written, by a keyed 64-bit hash.
+    """int64[packs]: the packs of a block in the order in which they are written.
 
-    hash(p) = mix(mix(mix(mix(seed) ^ unit) ^ block) ^ p) with all numbers modulo 2^64, where mix is the finalizer of
-    splitmix64 (Steele, Lea, Flood 2014) on its input plus 0x9E3779B97F4A7C15. Packs are sorted by it; equal hashes by
-    the pack's number.
+    They are sorted by a 64-bit key, equal keys by pack number. With all arithmetic modulo 2^64,
+
+        mix(x):  x = x + 0x9E3779B97F4A7C15
+                 x = (x XOR (x >> 30)) * 0xBF58476D1CE4E5B9
+                 x = (x XOR (x >> 27)) * 0x94D049BB133111EB
+                 x XOR (x >> 31)
+
+        key(pack) = mix(mix(mix(mix(seed) XOR unit) XOR block) XOR pack)
+
+    A negative seed is taken modulo 2^64. mix is one step of SplitMix64 (Steele, Lea and Flood 2014).
     """
-    with np.errstate(over="ignore"):
-        key = _mix(_mix(_mix(np.array([seed % 2**64], np.uint64)) ^ np.uint64(unit)) ^ np.uint64(block))
-        hashes = _mix(key ^ np.arange(packs, dtype=np.uint64))
-    return np.argsort(hashes, kind="stable")
+    keys = np.zeros(packs, np.uint64)
+    for value in (seed, unit, block):
+        keys = _mix(keys ^ np.uint64(value % 2**64))
+    keys = _mix(keys ^ np.arange(packs, dtype=np.uint64))
+    return np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)

@@ -3,13 +3,17 @@
 import contextlib
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import psutil
 
 from pipeline.block_info import BlockState
 from pipeline.build_plan import BuildPlan
 from pipeline.failures import BlockFailure, find_failure
+from pipeline.worker import DEBUG_VARIABLE
 from schemas.errors import ConfigError
 
 DEFAULT_RUNNER = "FnApiRunner"
@@ -20,28 +24,32 @@ def default_workers(units: int) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), units))
 
 
-def beam_options(runner: str, workers: int, extra: Sequence[str]) -> list[str]:
-    """Raises ConfigError for a runner that loses data."""
-    if runner in _LOSES_DATA:
-        raise ConfigError(f"--runner {runner}: {_LOSES_DATA[runner]}; use FnApiRunner, FlinkRunner, Spark or Dataflow")
-    options = [f"--runner={runner}"]
-    if runner == DEFAULT_RUNNER and workers > 1:
-        options += [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
-    return [*options, *extra]
+def make_runner(name: str, workers: int, *, debug: bool) -> Any:
+    """The runner by name; the embedded one with worker processes of ours. Raises ConfigError for one that loses data."""
+    if name in _LOSES_DATA:
+        raise ConfigError(f"--runner {name}: {_LOSES_DATA[name]}; use FnApiRunner, FlinkRunner, Spark or Dataflow")
+    if name != DEFAULT_RUNNER or workers == 1:
+        return name
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    os.environ[DEBUG_VARIABLE] = "1" if debug else ""
+    command = f"{shlex.quote(sys.executable)} -P -m pipeline.worker"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
 
 
 def run_beam(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], *, debug: bool) -> None:
     """Run the pipeline to its end. Raises BlockFailure where a worker failed or died."""
-    options = beam_options(runner, workers, extra)
     os.environ["PYTHONSAFEPATH"] = "1"  # a user's own schemas.py must not be imported in the place of ours
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from pipeline.transforms import BuildDataset
-
     with _quiet_logs(debug), _stopped_children():
-        pipeline = beam.Pipeline(options=PipelineOptions(options))
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        from pipeline.transforms import BuildDataset
+
+        options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
+        pipeline = beam.Pipeline(runner=make_runner(runner, workers, debug=debug), options=options)
         units = pipeline | "Units" >> beam.Create(plan.units) | "Spread" >> beam.Reshuffle()
         units | "Build" >> BuildDataset(plan)
         try:
@@ -83,14 +91,16 @@ def peak_of(plan: BuildPlan, name: str) -> int:
 
 @contextlib.contextmanager
 def _quiet_logs(debug: bool) -> Iterator[None]:
-    """Beam's own log lines stay out of the way unless asked for."""
-    logger = logging.getLogger("apache_beam")
-    before = logger.level
-    logger.setLevel(logging.INFO if debug else logging.CRITICAL)
+    """Beam's log lines stay out of the way unless asked for; some of them go to the root logger."""
+    level = logging.INFO if debug else logging.CRITICAL
+    before = {name: logging.getLogger(name).level for name in ("", "apache_beam")}
+    for name in before:
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for name, old in before.items():
+            logging.getLogger(name).setLevel(old)
 
 
 @contextlib.contextmanager

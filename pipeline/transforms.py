@@ -62,7 +62,7 @@ class ReadBlocks(beam.DoFn):  # type: ignore[misc]
     def __init__(self, plan: BuildPlan) -> None:
         self.plan = plan
 
-    def process(self, unit: Unit) -> Iterator[RowBlock | beam.pvalue.TaggedOutput]:
+    def process(self, unit: Unit) -> Iterator[Any]:
         finished = _finished_blocks(self.plan.state, unit)
         for info in finished.values():
             yield beam.pvalue.TaggedOutput(FINISHED, info)

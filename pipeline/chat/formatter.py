@@ -33,6 +33,7 @@ class Tokens:
     channel: npt.NDArray[np.uint8]
     weight: npt.NDArray[np.float32] | None = None
     straddling: int = 0  # tokens that begin in a header and end in a generated region
+    truncated: bool = False
 
     def __len__(self) -> int:
         return len(self.input_ids)

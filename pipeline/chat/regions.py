@@ -154,12 +154,15 @@ def check_emitted(rendering: Traced, messages: Sequence[Message]) -> None:
     """Every message's text and every call of it must stand in the rendering. Raises RejectRow where one does not."""
     emitted: dict[Origin, int] = {}
     for span in row_spans(rendering):
-        visible = sum(not char.isspace() for char in rendering.plain[span.start : span.end])
-        emitted[span.origin] = emitted.get(span.origin, 0) + visible
+        emitted[span.origin] = emitted.get(span.origin, 0) + _visible(rendering.plain[span.start : span.end])
     for index, message in enumerate(messages):
-        wanted = sum(not char.isspace() for char in message.content or "")
-        if emitted.get(Origin(index, Field.BODY), 0) < wanted:
+        if emitted.get(Origin(index, Field.BODY), 0) < _visible(message.content or ""):
             raise RejectRow(Reason.NOT_EMITTED, f"the template drops text of messages[{index}] ({message.role})")
         for part in range(len(message.tool_calls)):
             if not emitted.get(Origin(index, Field.TOOL_CALL, part)):
                 raise RejectRow(Reason.NOT_EMITTED, f"the template drops tool_calls[{part}] of messages[{index}]")
+
+
+def _visible(text: str) -> int:
+    """How many characters are not white space."""
+    return len("".join(text.split()))

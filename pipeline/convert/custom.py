@@ -1,11 +1,15 @@
-"""A function of the user's own, from a row to a conversation.
+"""A user's own function from a row to a conversation or a text.
 
-Its module travels to the workers by value, unless it belongs to an installed distribution: a worker need not have it.
+The function's module must be importable where the build starts. A worker needs no copy: unless the module belongs to an
+installed distribution, the function travels with the code of its module (of its top-level package, for a package).
+Other modules that it imports do have to be installed on the workers.
 """
 
 import importlib
 import inspect
 import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,75 +17,108 @@ from typing import Any
 import cloudpickle
 
 from pipeline.config import Custom
-from pipeline.convert import fields
-from pipeline.convert.openai import read_messages
-from pipeline.convert.validate import validate
-from schemas.conversation import Conversation, Document, TextDocument
+from pipeline.convert.converter import Converter, Row
+from pipeline.convert.fields import wrong_type
+from pipeline.convert.loss import read_loss
+from pipeline.convert.messages import OPENAI_ROLES, MessageReader
+from pipeline.convert.tools import read_tools
+from schemas.conversation import Conversation, Document, Message, TextDocument
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
 
+DETAIL_LENGTH = 200
 
-class CustomConverter:
-    """The function may return a Conversation, a TextDocument, a string (a text), a list of messages, a dict of
-    `messages` and perhaps `tools`, or None to reject the row."""
 
-    def __init__(self, settings: Custom, *, loss_weights: bool) -> None:
-        self._function = _load(settings.function)
-        self._arguments = settings.args
-        self._loss_weights = loss_weights
+@dataclass(frozen=True, slots=True)
+class ConvertCustom:
+    """Calls the function; an exception in it rejects the row, and so does None.
 
-    def __call__(self, row: dict[str, Any]) -> Document:
+    Plain dicts among its results are read as the `openai` transform reads them.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    args: Mapping[str, Any]
+    reader: MessageReader
+
+    def __call__(self, row: Row) -> Document:
         try:
-            made = self._function(row, **self._arguments)
+            result = self.function(row, **self.args)
         except RejectRow:
             raise
-        except Exception as error:
-            raise RejectRow(Reason.CUSTOM_ERROR, f"{type(error).__name__}: {error}"[:200]) from error
-        return self._document(made)
+        except Exception as error:  # the user's code may fail in any way
+            detail = f"{self.name}: {type(error).__name__}: {error}"
+            raise RejectRow(Reason.CUSTOM_ERROR, detail[:DETAIL_LENGTH]) from error
+        return self._read(result)
 
-    def _document(self, made: Any) -> Document:
-        if isinstance(made, Conversation):
-            return validate(made)
-        if isinstance(made, TextDocument):
-            return made
-        if isinstance(made, str):
-            return TextDocument(fields.text(made, "the result"))
-        if made is None:
-            raise RejectRow(Reason.CUSTOM_ERROR, "the function returned None")
-        values = made if isinstance(made, dict) else {"messages": made}
-        messages = read_messages(values.get("messages"), "messages", {}, loss_weights=self._loss_weights)
-        return validate(Conversation(messages, fields.tools(values.get("tools"), "tools")))
+    def _read(self, result: Any) -> Document:
+        if result is None:
+            raise RejectRow(Reason.CUSTOM_ERROR, f"{self.name}: returned None")
+        if isinstance(result, TextDocument):
+            return result
+        if isinstance(result, str):
+            return TextDocument(result)
+        if isinstance(result, Conversation):
+            messages = (self._check(message, index) for index, message in enumerate(result.messages))
+            return replace(result, messages=tuple(messages))
+        if isinstance(result, dict):
+            return Conversation(self.reader.read_list(result.get("messages"), "messages"), read_tools(result, "tools"))
+        return Conversation(self.reader.read_list(result, self.name))
+
+    def _check(self, message: Any, index: int) -> Message:
+        path = f"messages[{index}]"
+        if not isinstance(message, Message):
+            raise wrong_type(path, "a Message", message)
+        weights = self.reader.loss_weights
+        loss = read_loss(message.train, message.weight, message.role, path, loss_weights=weights)
+        return replace(message, train=loss.train, weight=loss.weight)
+
+    def __reduce__(self) -> tuple[Callable[..., "ConvertCustom"], tuple[Any, ...]]:
+        return _restore, (cloudpickle.dumps(self.function), self.name, self.args, self.reader)
 
 
-def _load(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    loaded = _import(module)
-    function = getattr(loaded, name, None)
-    if not callable(function):
-        raise ConfigError(f"transform.function: {module} has no function {name!r}")
-    if not _is_installed(loaded):
-        cloudpickle.register_pickle_by_value(loaded)
-    return function
+def _restore(function: bytes, name: str, args: Mapping[str, Any], reader: MessageReader) -> ConvertCustom:
+    return ConvertCustom(cloudpickle.loads(function), name, args, reader)
 
 
-def _import(module: str) -> ModuleType:
+def make_custom(settings: Custom, *, loss_weights: bool) -> Converter:
+    """Raises ConfigError where the function cannot be imported."""
+    module, function = _import(settings.function)
+    if not _is_installed(module):
+        cloudpickle.register_pickle_by_value(importlib.import_module(module.__name__.partition(".")[0]))
+    return ConvertCustom(function, settings.function, settings.args, MessageReader(OPENAI_ROLES, loss_weights))
+
+
+def module_source(function: str) -> str:
+    """The source text of the module in `module:function`. Raises ConfigError where it has none."""
+    module, _ = _import(function)
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
+        return inspect.getsource(module)
+    except (OSError, TypeError) as error:
         raise ConfigError(
-            f"transform.function: cannot import {module!r}: {error}; run where the module is, or install it"
+            f"transform.function: {function!r}: the module has no source text, which is part of the recipe; "
+            "give a function of a .py file"
         ) from error
 
 
-def _is_installed(module: ModuleType) -> bool:
-    paths = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")]
-    return module.__file__ is None or any(Path(module.__file__).is_relative_to(path) for path in paths)
-
-
-def module_source(reference: str) -> str:
-    """The source text of a custom transform's module: part of the recipe. Raises ConfigError."""
-    module = _import(reference.partition(":")[0])
+def _import(path: str) -> tuple[ModuleType, Callable[..., Any]]:
+    name, _, attribute = path.partition(":")
     try:
-        return inspect.getsource(module)
-    except OSError as error:
-        raise ConfigError(f"transform.function: {module.__name__} has no source to put in the recipe's id") from error
+        module = importlib.import_module(name)
+    except Exception as error:  # a module may fail in any way while it is imported
+        raise ConfigError(
+            f"transform.function: {path!r}: cannot import {name!r}: {type(error).__name__}: {error}; "
+            "where its file is in this folder, run with PYTHONPATH=."
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        seen = "has no such name" if function is None else f"has a {type(function).__name__} there"
+        raise ConfigError(f"transform.function: {path!r}: {name} {seen}; name a function of the module")
+    return module, function
+
+
+def _is_installed(module: ModuleType) -> bool:
+    """Whether workers have the module: it came with Python or with a distribution."""
+    folders = [sysconfig.get_path(key) for key in ("purelib", "platlib", "stdlib")]
+    file = module.__file__
+    return file is None or any(Path(file).is_relative_to(folder) for folder in folders)

@@ -1,92 +1,51 @@
-"""Taking typed fields out of rows. What is wrong is named by its path; the content itself is never repeated."""
+"""Reading the columns of a row and the fields in them. Rejects name the place, never the content."""
 
-import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.rejects import Reason, RejectRow
 
-
-def kind(value: Any) -> str:
-    """The JSON name of a value's type."""
-    if value is None:
-        return "null"
-    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
-    return names.get(type(value), type(value).__name__)
+NAMES_SHOWN = 12
 
 
-def wrong_type(path: str, value: Any, wanted: str) -> RejectRow:
-    return RejectRow(Reason.WRONG_TYPE, f"{path} is of type {kind(value)}, {wanted} is wanted")
+def require_column(row: Mapping[str, Any], column: str) -> Any:
+    """The column's value. Raises RejectRow where it is missing or null."""
+    value = row.get(column)
+    if value is not None:
+        return value
+    if column in row:
+        raise RejectRow(Reason.MISSING_COLUMN, f"column {column!r} is null")
+    names = ", ".join(list(map(shorten, row))[:NAMES_SHOWN]) or "no columns"
+    raise RejectRow(Reason.MISSING_COLUMN, f"no column {column!r}; the row has {names}")
 
 
-def column(row: Mapping[str, Any], name: str) -> Any:
-    """A column's value; a null counts as missing."""
-    value = row.get(name)
-    if value is None:
-        raise RejectRow(Reason.MISSING_COLUMN, f"no column {name!r}")
-    return value
-
-
-def text(value: Any, path: str) -> str:
-    """A string that UTF-8 can hold."""
+def require_text(value: Any, path: str) -> str:
     if not isinstance(value, str):
-        raise wrong_type(path, value, "a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RejectRow(Reason.UNENCODABLE, f"{path} holds a lone surrogate at character {error.start}") from error
+        raise wrong_type(path, "a string", value)
     return value
 
 
 def optional_text(value: Any, path: str) -> str | None:
-    return None if value is None else text(value, path)
+    return None if value is None else require_text(value, path)
 
 
-def text_column(row: Mapping[str, Any], name: str) -> str:
-    """A column of text; numbers are written out."""
-    value = column(row, name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return text(value, name)
-
-
-def array(value: Any, path: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise wrong_type(path, value, "an array")
+def require_list(value: Any, path: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise wrong_type(path, "a list", value)
     return value
 
 
-def mapping(value: Any, path: str) -> dict[str, Any]:
+def require_object(value: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise wrong_type(path, value, "an object")
+        raise wrong_type(path, "an object", value)
     return value
 
 
-def json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def wrong_type(path: str, expected: str, value: Any) -> RejectRow:
+    seen = "null" if value is None else type(value).__name__
+    return RejectRow(Reason.WRONG_TYPE, f"{path}: expected {expected}, got {seen}")
 
 
-def tools(value: Any, path: str) -> str | None:
-    """Tool definitions as the JSON text of a list; an empty list or text counts as none."""
-    if value is None or value in ("", []):
-        return None
-    if isinstance(value, str):
-        try:
-            parsed = json.loads(value)
-        except ValueError as error:
-            raise RejectRow(Reason.WRONG_TYPE, f"{path} is no JSON: {type(error).__name__}") from error
-        array(parsed, path)
-        return text(value, path) if parsed else None
-    return text(json_text(array(value, path)), path)
-
-
-def weight(value: Any, path: str, *, allowed: bool) -> float | None:
-    """A loss weight: None for 1. `allowed` is the option loss_weights."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise RejectRow(Reason.BAD_WEIGHT, f"{path} is {value!r}, a number of at least 0 is wanted"[:200])
-    if value in (0, 1):
-        return None if value else 0.0
-    if not allowed:
-        raise RejectRow(Reason.FRACTIONAL_WEIGHT, f"{path} is {value}: set loss_weights: true to train with weights")
-    return float(value)
+def shorten(word: object) -> str:
+    """A name as it stands in the row, safe to print."""
+    return ascii(str(word)[:40])

@@ -1,13 +1,72 @@
-"""What every conversation must be, whatever it came from."""
+"""What every document must be, whichever transform made it."""
 
-from schemas.conversation import Conversation
+from pipeline.convert.fields import require_text
+from pipeline.convert.json_text import dump_json, parse_json
+from schemas.conversation import MESSAGE_ROLES, Conversation, Document, Message, TextDocument, ToolCall
 from schemas.rejects import Reason, RejectRow
 
 
-def validate(conversation: Conversation) -> Conversation:
-    """Raises RejectRow for a conversation without messages, or without anything that a model could learn to write."""
-    if not conversation.messages:
-        raise RejectRow(Reason.EMPTY, "the conversation has no message")
-    if not any(message.content or message.tool_calls for message in conversation.messages):
+def validate(document: Document) -> None:
+    """Raises RejectRow; its detail names the field and never shows what is in it."""
+    if isinstance(document, TextDocument):
+        _check_text(document.text, "text")
+        if not document.text:
+            raise RejectRow(Reason.EMPTY, "the text is empty")
+    else:
+        _check_conversation(document)
+
+
+def _check_conversation(conversation: Conversation) -> None:
+    for index, message in enumerate(conversation.messages):
+        _check_message(message, f"messages[{index}]")
+    if not any(map(_says_something, conversation.messages)):
         raise RejectRow(Reason.EMPTY, "no message has any content")
-    return conversation
+    if conversation.tools is not None:
+        _check_json(conversation.tools, "tools", list, Reason.INVALID_JSON)
+
+
+def _says_something(message: Message) -> bool:
+    return bool(message.content or message.reasoning_content or message.tool_calls)
+
+
+def _check_message(message: Message, path: str) -> None:
+    if message.role not in MESSAGE_ROLES:
+        raise RejectRow(Reason.UNKNOWN_ROLE, f"{path}.role is none of {', '.join(MESSAGE_ROLES)}")
+    for key in ("content", "reasoning_content", "tool_call_id", "name"):
+        if getattr(message, key) is not None:
+            _check_text(getattr(message, key), f"{path}.{key}")
+    for index, call in enumerate(message.tool_calls):
+        _check_call(call, f"{path}.tool_calls[{index}]")
+    if message.extra:
+        extra = f"{path} ({', '.join(map(ascii, message.extra))})"
+        _check_encodable(dump_json(message.extra, extra), extra)
+
+
+def _check_call(call: ToolCall, path: str) -> None:
+    _check_text(call.name, f"{path}.name")
+    if call.id is not None:
+        _check_text(call.id, f"{path}.id")
+    _check_json(call.arguments, f"{path}.arguments", dict, Reason.INVALID_TOOL_CALL)
+
+
+def _check_json(text: object, path: str, kind: type, reason: Reason) -> None:
+    """JSON text of an object or a list, also with its escapes spelled out."""
+    source = _check_text(text, path)
+    value = parse_json(source, path, reason)
+    if not isinstance(value, kind):
+        raise RejectRow(reason, f"{path}: expected the JSON of a {kind.__name__}, got {type(value).__name__}")
+    if "\\u" in source:
+        _check_encodable(dump_json(value, path), path)
+
+
+def _check_text(value: object, path: str) -> str:
+    text = require_text(value, path)
+    _check_encodable(text, path)
+    return text
+
+
+def _check_encodable(text: str, path: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RejectRow(Reason.UNENCODABLE, f"{path}: a lone surrogate at character {error.start}") from error

@@ -15,32 +15,39 @@ class HuggingFaceEncoder:
     libraries: tuple[str, ...] = ("tokenizers",)
 
     def __init__(self, tokenizer_json: str, eos_id: int | None) -> None:
-        settings = json.loads(tokenizer_json)
-        self.added_tokens = tuple(_added_token(entry) for entry in settings.get("added_tokens") or [])
-        self._prefix = _document_prefix(tokenizer_json)
+        added = json.loads(tokenizer_json).get("added_tokens") or []
+        self.added_tokens = tuple(_added_token(entry) for entry in added)
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._prefix = _document_prefix(self._tokenizer)
         self._suffix = [] if eos_id is None else [eos_id]
-        # Post-processors add ids that are not in the text and trim the spans; neither is wanted here.
-        plain = json.dumps({**settings, "post_processor": None, "truncation": None, "padding": None})
-        self._served = Tokenizer.from_str(plain)
-        self._literal = Tokenizer.from_str(plain)
-        self._literal.encode_special_tokens = True
+        self._tokenizer.post_processor = None  # it adds ids that are not in the text, and trims the spans
         self._specials = TokenFinder(token for token in self.added_tokens if token.special)
-        self.vocab_size = max(self._served.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
         """Where the template wrote every control token in the text, this is what serving does, call for call."""
         if list(self._specials.find(text)) == list(controls):
-            return _encoded(self._served.encode(text, add_special_tokens=False))
-        pieces = [self._literal.encode(text[a:b], add_special_tokens=False) for a, b in gaps(len(text), controls)]
-        return join_encoded(len(text), controls, [_encoded(piece) for piece in pieces])
+            return _encoded(self._tokenizer.encode(text, add_special_tokens=False))
+        pieces = [_encoded(self._encode_literally(text[start:end])) for start, end in gaps(len(text), controls)]
+        return join_encoded(len(text), controls, pieces)
 
     def encode_document(self, text: str) -> npt.NDArray[np.int32]:
-        ids = self._literal.encode(text, add_special_tokens=False).ids
+        ids = self._encode_literally(text).ids
         return np.array([*self._prefix, *ids, *self._suffix], np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._served.decode(list(ids), skip_special_tokens=False)
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+    def _encode_literally(self, text: str) -> Any:
+        """No control token comes out, whatever the text says."""
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False)
+        finally:
+            self._tokenizer.encode_special_tokens = False
 
 
 def _added_token(entry: dict[str, Any]) -> AddedToken:
@@ -48,11 +55,8 @@ def _added_token(entry: dict[str, Any]) -> AddedToken:
     return AddedToken(entry["content"], entry["id"], **flags)
 
 
-def _document_prefix(tokenizer_json: str) -> list[int]:
+def _document_prefix(tokenizer: Tokenizer) -> list[int]:
     """The ids that the post-processor puts before a text, such as BOS."""
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     whole, bare = (tokenizer.encode("a", add_special_tokens=flag).ids for flag in (True, False))
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -237,6 +236,16 @@ def test_a_parquet_file_counts_uncompressed(folder: Path) -> None:
     assert len(plan({"path": "a.parquet"}, block_bytes=60_000).units) == 2
 
 
+def test_row_groups_share_no_unit_with_another_file(folder: Path) -> None:
+    table = pa.table({"s": ["x" * 1000 + str(number) for number in range(100)]})
+    pq.write_table(table.slice(0, 1), "1.parquet", use_dictionary=False)
+    with pq.ParquetWriter("2.parquet", table.schema, use_dictionary=False, compression="none") as writer:
+        writer.write_table(table.slice(0, 1))
+        writer.write_table(table)
+    planned = plan({"path": "?.parquet"}, block_bytes=100_000)
+    assert [places(unit) for unit in planned.units] == [[(0, 0, 1)], [(1, 0, 1)], [(1, 1, 2)]]
+
+
 def test_a_footer_that_cannot_be_read_names_the_file(folder: Path) -> None:
     (folder / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DatasetError, match=r"a\.parquet: damaged"):
@@ -286,12 +295,3 @@ def test_a_large_json_array_is_refused_with_the_command(folder: Path) -> None:
     make_sparse(folder / "all rows.json", GIB + 1)
     with pytest.raises(ConfigError, match=r"jq -c '\.\[\]' 'all rows\.json' > 'all rows\.jsonl'"):
         plan({"path": "all rows.json", "format": "json"})
-
-
-def test_a_store_that_knows_no_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    fs = fsspec.filesystem("memory")
-    fs.pipe_file("/sizeless/a.jsonl", LINE)
-    info = {**fs.info("/sizeless/a.jsonl"), "size": None}
-    monkeypatch.setattr(type(fs), "info", lambda *_args, **_kwargs: info)
-    with pytest.raises(ConfigError, match="does not tell its size"):
-        plan({"path": "memory://sizeless/a.jsonl"})

@@ -1,0 +1,22 @@
+"""JSON inside a row: tool definitions and arguments stay text, and are checked here."""
+
+import json
+from typing import Any
+
+from schemas.rejects import Reason, RejectRow
+
+
+def parse_json(text: str, path: str, reason: Reason) -> Any:
+    """Raises RejectRow(reason) where `text` is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RejectRow(reason, f"{path}: not valid JSON ({type(error).__name__})") from error
+
+
+def dump_json(value: Any, path: str) -> str:
+    """The value as JSON text, keys in their order. Raises RejectRow for what JSON has no form for, such as a date."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RejectRow(Reason.WRONG_TYPE, f"{path}: has no form in JSON ({type(error).__name__})") from error

@@ -1,0 +1,17 @@
+"""Rows with a plain text in a column."""
+
+from dataclasses import dataclass
+
+from pipeline.config import Text
+from pipeline.convert.converter import Row
+from pipeline.convert.fields import require_column, require_text
+from schemas.conversation import TextDocument
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertText:
+    settings: Text
+
+    def __call__(self, row: Row) -> TextDocument:
+        column = self.settings.column
+        return TextDocument(require_text(require_column(row, column), column))

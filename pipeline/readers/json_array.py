@@ -1,0 +1,55 @@
+"""One JSON array of objects. It is read whole, so it is bounded."""
+
+import shlex
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import orjson
+
+from pipeline.blocks import Compression, SourceFile, Stretch
+from pipeline.readers.jsonl import as_object
+from pipeline.readers.lines import BOM
+from pipeline.readers.record import Record
+from pipeline.readers.stream import read_at_most
+from schemas.errors import DatasetError
+
+MAX_BYTES = 2**30
+
+_DECOMPRESS: dict[Compression, str] = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
+
+
+def read_json_array(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
+    """Every element counts the same share of the file's bytes. Raises DatasetError for a file that is no array."""
+    data = read_at_most(stretch.file, MAX_BYTES)
+    if data is None:
+        raise DatasetError(too_large(stretch.file))
+    elements = _load(stretch.file, data)
+    share = len(data) // max(len(elements), 1)
+    for position, element in enumerate(elements):
+        yield Record(position, share, partial(as_object, element))
+
+
+def _load(file: SourceFile, data: bytes) -> list[Any]:
+    try:
+        value = orjson.loads(data.removeprefix(BOM))
+    except orjson.JSONDecodeError as error:
+        raise DatasetError(
+            f"{file.url}: not one JSON array: {error}; mend the file, or set `format: jsonl` if it has an object a line"
+        ) from error
+    if not isinstance(value, list):
+        raise DatasetError(
+            f"{file.url}: the file holds a JSON {type(value).__name__}, not an array of rows; "
+            "take the array out of it with jq, as in: jq -c '.rows[]' FILE > FILE.jsonl"
+        )
+    return value
+
+
+def too_large(file: SourceFile) -> str:
+    """What to tell of an array above MAX_BYTES: the command that makes JSONL of it."""
+    name = shlex.quote(file.url)
+    target = shlex.quote(file.url.rpartition("/")[2].partition(".")[0] + ".jsonl")
+    command = f"jq -c '.[]' {name}"
+    if file.compression:
+        command = f"{_DECOMPRESS[file.compression]} {name} | jq -c '.[]'"
+    return f"{file.url}: a JSON array above 1 GiB is not read; make JSONL of it: {command} > {target}"

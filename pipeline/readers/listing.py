@@ -1,0 +1,129 @@
+"""From the config's paths to source files: patterns matched, formats told."""
+
+from dataclasses import replace
+from itertools import chain, takewhile
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from fsspec.core import url_to_fs
+
+from pipeline.blocks import Compression, FileFormat, SourceFile
+from pipeline.config import Source
+from pipeline.readers.files import Stamp, read_stamp
+from pipeline.readers.json_array import MAX_BYTES, too_large
+from pipeline.readers.lines import BOM
+from pipeline.readers.stream import read_chunks
+from pipeline.readers.text import DocumentFile
+from schemas.errors import ConfigError
+from schemas.store import without_secrets
+
+_FORMATS: dict[str, FileFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+
+
+class _Match(NamedTuple):
+    """A file that a pattern matches: its full name on the store, its URL as configured, what tells a changed one."""
+
+    name: str
+    url: str
+    stamp: Stamp
+
+
+def list_files(setting: int, source: Source) -> list[SourceFile]:
+    """The files of one entry of `sources`: sorted within each path, each once. Raises ConfigError."""
+    where = f"sources.{setting}"
+    found: dict[str, SourceFile] = {}
+    for pattern in source.paths:
+        _check_pattern(where, pattern)
+        for match in _match(where, pattern):
+            if match.name not in found:
+                found[match.name] = _describe(setting, source, match)
+    for file in found.values():
+        _check_readable(where, file)
+    return list(found.values())
+
+
+def _match(where: str, pattern: str) -> list[_Match]:
+    try:
+        fs, stem = url_to_fs(pattern)
+        fs.invalidate_cache()
+        found = fs.glob(stem, detail=True)
+        paths = sorted(path for path, info in found.items() if info["type"] == "file" or fs.isfile(path))
+        urls = _as_configured(pattern, stem, paths)
+        matches = [_Match(fs.unstrip_protocol(path), urls[path], read_stamp(fs, path)) for path in paths]
+    except (ValueError, ImportError, OSError) as error:
+        raise ConfigError(f"{where}.path: {pattern!r} cannot be listed: {error}") from error
+    if not matches:
+        more = "no file, only folders; add what to take in them, such as /*.jsonl" if found else "nothing; check it"
+        raise ConfigError(f"{where}.path: {pattern!r} matches {more}")
+    return matches
+
+
+def _as_configured(pattern: str, stem: str, paths: list[str]) -> dict[str, str]:
+    """The URL of each path. A pattern and what the file system makes of it (`stem`) differ in front alone, by a scheme
+    or the working folder, and so do a file's URL and its path."""
+    same = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(pattern), reversed(stem), strict=False))
+    )
+    front, real_front = pattern[: len(pattern) - same], stem[: len(stem) - same]
+    return {path: front + path.removeprefix(real_front) for path in paths}
+
+
+def _check_pattern(where: str, pattern: str) -> None:
+    scheme, _, rest = pattern.partition("://")
+    user = rest.partition("/")[0].rpartition("@")[0]
+    web = scheme in ("http", "https")
+    if ":" in user or (web and (user or "?" in rest)):
+        raise ConfigError(
+            f"{where}.path: {without_secrets(pattern)} is given with a user, password or query; a path goes into the "
+            "manifest: leave them out, and give credentials in the store's environment variables or config file"
+        )
+    if "::" in pattern:
+        raise ConfigError(
+            f"{where}.path: {without_secrets(pattern)} chains file systems; unpack it, and give plain files"
+        )
+
+
+def _describe(setting: int, source: Source, match: _Match) -> SourceFile:
+    name = PurePosixPath(match.url.lower())
+    compression = _COMPRESSIONS.get(name.suffix)
+    suffix = name.with_suffix("").suffix if compression else name.suffix
+    file_format = _FORMATS.get(suffix) if source.format == "auto" else source.format
+    if file_format is None:
+        raise ConfigError(
+            f"sources.{setting}: the format of {match.url} cannot be told from its suffix {suffix!r}; "
+            f"add `format:` with one of {', '.join(sorted(set(_FORMATS.values())))}"
+        )
+    as_document = file_format == "text" and source.text_unit == "file"
+    kind = DocumentFile if as_document else SourceFile
+    file = kind(match.url, setting, file_format, compression, *match.stamp)
+    if source.format == "auto" and file_format == "json" and not _is_array(file):
+        return replace(file, format="jsonl")
+    return file
+
+
+def _is_array(file: SourceFile) -> bool:
+    """Whether the first byte that is not blank opens a JSON array."""
+    data = chain.from_iterable(read_chunks(file))
+    return next((byte for byte in data if byte not in b" \t\r\n" + BOM), None) == ord("[")
+
+
+def _check_readable(where: str, file: SourceFile) -> None:
+    if file.compression and file.format in ("parquet", "arrow"):
+        tool = {"gzip": "gzip -d", "zstd": "zstd -d"}[file.compression]
+        raise ConfigError(
+            f"{where}: {file.url} is {file.format} within {file.compression}, which cannot be read in pieces; "
+            f"decompress it: {tool} {file.url}"
+        )
+    if file.format == "json" and file.size > MAX_BYTES:
+        raise ConfigError(f"{where}: {too_large(file)}")

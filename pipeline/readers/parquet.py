@@ -1,0 +1,31 @@
+"""Parquet, by row groups; sizes are the uncompressed ones of the footer."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.blocks import SourceFile, Stretch
+from pipeline.readers.files import open_file, reading
+from pipeline.readers.record import Record
+from pipeline.readers.table import BATCH_ROWS, batch_records
+
+
+def row_group_bytes(file: SourceFile) -> list[int]:
+    """Uncompressed bytes of each row group. Raises DatasetError for a file whose footer cannot be read."""
+    with open_file(file) as stream, reading(file, pa.ArrowException, OSError):
+        footer = pq.ParquetFile(stream).metadata
+        return [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
+
+
+def read_parquet(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
+    """Every row counts the same share of its row group's bytes. Raises DatasetError for a damaged file."""
+    with open_file(stretch.file) as stream, reading(stretch.file, pa.ArrowException, OSError):
+        table = pq.ParquetFile(stream)
+        groups = [table.metadata.row_group(group) for group in range(stretch.end)]
+        position = sum(group.num_rows for group in groups[: stretch.start])
+        for group in range(stretch.start, stretch.end):
+            share = groups[group].total_byte_size // max(groups[group].num_rows, 1)
+            for batch in table.iter_batches(BATCH_ROWS, row_groups=[group]):
+                yield from batch_records(batch, position, share)
+                position += batch.num_rows
