@@ -44,8 +44,8 @@ class BlockState(Record):
     """A finished block as it stands in `state/`: its facts, and what the run measured."""
 
     info: BlockInfo
+    process: str  # HOST:PID of the worker
     peak_memory: Count  # bytes resident in the worker at its peak so far
-    seconds: float
 
 
 def unit_sha256(unit: Unit) -> str:

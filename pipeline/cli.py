@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -157,6 +158,16 @@ def _verify(args: argparse.Namespace) -> int:
         return FAILED
     print("ok" if args.deep else "ok (sizes and footers; --deep reads every token)")
     return BUILT
+
+
+def run() -> None:
+    """The console script: main(), and no waiting for threads that Beam has left behind."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if threading.active_count() > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
     write_tokenizer_folder(recipe, load_tools(recipe), output)
     if not output.create(MANIFEST, manifest.encode()):
         published = load_manifest(output)
-        if published != manifest:
+        if (published.id, published.shards) != (manifest.id, manifest.shards):
             raise DatasetError(
                 f"{output.url}: another data set ({published.id[:12]}) was published here during this build "
                 f"({manifest.id[:12]}); choose another output"

@@ -52,7 +52,9 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
     identity = {
         "packline": __version__,
         "tokenizer": tokenizer.sha256,
+        "tokenizer_settings": config.tokenizer.model_dump(mode="json", exclude={"path"}),
         "special_tokens": dict(tokenizer.special_tokens),
+        "stop_ids": sorted(tokenizer.stop_ids),
         "template": template.text if template else None,
         "custom": [
             module_source(source.transform.function)

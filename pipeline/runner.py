@@ -5,7 +5,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ from pipeline.worker import DEBUG_VARIABLE
 from schemas.errors import ConfigError
 
 DEFAULT_RUNNER = "FnApiRunner"
+GRACE_SECONDS = 15
 _LOSES_DATA = {"DaskRunner": "Beam's DaskRunner drops outputs (finish_bundle, side branches)"}
 
 
@@ -25,7 +27,7 @@ def default_workers(units: int) -> int:
 
 
 def make_runner(name: str, workers: int, *, debug: bool) -> Any:
-    """The runner by name; the embedded one with worker processes of ours. Raises ConfigError for one that loses data."""
+    """The runner by name; the embedded one with worker processes of ours. Raises ConfigError where one loses data."""
     if name in _LOSES_DATA:
         raise ConfigError(f"--runner {name}: {_LOSES_DATA[name]}; use FnApiRunner, FlinkRunner, Spark or Dataflow")
     if name != DEFAULT_RUNNER or workers == 1:
@@ -34,7 +36,7 @@ def make_runner(name: str, workers: int, *, debug: bool) -> Any:
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
     os.environ[DEBUG_VARIABLE] = "1" if debug else ""
-    command = f"{shlex.quote(sys.executable)} -P -m pipeline.worker"
+    command = f"exec {shlex.quote(sys.executable)} -P -m pipeline.worker"
     return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
 
 
@@ -52,10 +54,49 @@ def run_beam(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], *
         pipeline = beam.Pipeline(runner=make_runner(runner, workers, debug=debug), options=options)
         units = pipeline | "Units" >> beam.Create(plan.units) | "Spread" >> beam.Reshuffle()
         units | "Build" >> BuildDataset(plan)
+        _run_watched(lambda: pipeline.run().wait_until_finish(), plan)
+
+
+def _run_watched(run: Callable[[], object], plan: BuildPlan) -> None:
+    """Run in a thread and watch the workers: Beam waits for ever for one that died before it had connected."""
+    errors: list[Exception] = []
+
+    def target() -> None:
         try:
-            pipeline.run().wait_until_finish()
+            run()
         except Exception as error:
-            raise explain(error, plan) from error
+            errors.append(error)
+
+    thread = threading.Thread(target=target, name="beam", daemon=True)
+    with _lost_workers() as lost:
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.1)
+            if lost.is_set():
+                thread.join(GRACE_SECONDS)  # most often the runner notices too, and says more
+                break
+    if thread.is_alive():
+        raise BlockFailure("input", _killed(plan))
+    if errors:
+        raise explain(errors[0], plan) from errors[0]
+
+
+@contextlib.contextmanager
+def _lost_workers() -> Iterator[threading.Event]:
+    """An event that is set when a worker process fails: Beam's thread that waits for it then dies of an exception."""
+    lost = threading.Event()
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        lost.set()
+        if os.environ.get(DEBUG_VARIABLE):
+            before(failure)
+
+    threading.excepthook = hook
+    try:
+        yield lost
+    finally:
+        threading.excepthook = before
 
 
 def explain(error: Exception, plan: BuildPlan) -> Exception:

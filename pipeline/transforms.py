@@ -5,9 +5,10 @@
 Only units and BlockInfos cross a shuffle; a block goes from reader to shard inside one fused stage.
 """
 
+import os
+import platform
 import resource
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -131,10 +132,10 @@ def _pack(block: TokenBlock, plan: BuildPlan) -> PackedBlock:
 def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
     recipe = plan.recipe
     meta = ShardMeta(recipe.config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
-    began = time.monotonic()
     unit = plan.units[block.key.unit]
     info = write_block(block, meta, unit_sha256(unit), Folder(recipe.config.output))
-    plan.state.finish(BlockState(info=info, peak_memory=peak_memory(), seconds=time.monotonic() - began))
+    process = f"{platform.node()}:{os.getpid()}"
+    plan.state.finish(BlockState(info=info, process=process, peak_memory=peak_memory()))
     _count("write", shards=int(info.shard is not None), bytes=sum(file.bytes for file in info.files))
     return info
 

@@ -136,6 +136,7 @@ def check_packs(packs: Packs, manifest: Manifest) -> Iterator[str]:
         "a document is there twice": _has_duplicates(packs),
         "a weight is negative or not finite": packs.weight is not None
         and not (np.isfinite(packs.weight).all() and (packs.weight >= 0).all()),
+        "padding has a weight": packs.weight is not None and bool(packs.weight[~filled].any()),
     }
     yield from (law for law, broken in laws.items() if broken)
 

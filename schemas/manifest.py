@@ -87,7 +87,8 @@ class Channels(Record):
 
 
 class Totals(Record):
-    """`rows` = rows that gave documents (holdout included) + `rejects`; the rest is without the holdout."""
+    """`rows` = rows that gave documents + `rejects`. Packs, documents and tokens are without the holdout, all else is
+    with it."""
 
     rows: Count
     rejects: Count

@@ -11,6 +11,7 @@ from pipeline.encoders.base import Encoded
 from schemas.channels import LAST_TURN, NO_LOSS, Part, Role
 from schemas.conversation import Message
 
+ROLE_BITS = 7
 Bytes = npt.NDArray[np.uint8]
 
 _ROLES = {
@@ -27,34 +28,38 @@ def character_channels(
     text: str, rows: Sequence[RowSpan], regions: Sequence[Region], messages: Sequence[Message], lexemes: Lexemes
 ) -> Bytes:
     """uint8[len(text)]: role and part of each character, with the bits of its message."""
-    roles = np.zeros(len(text), np.uint8)
-    parts = np.zeros(len(text), np.uint8)
-    _mark_rows(roles, parts, rows, messages)
-    _mark_turn_ends(text, roles, parts, rows, messages, lexemes)
-    channels = roles | parts << np.uint8(3)
+    channels = np.zeros(len(text), np.uint8)
+    _mark_rows(channels, rows, messages)
+    _mark_turn_ends(text, channels, rows, messages, lexemes)
     last = max((region.message for region in regions), default=-1)
     for region in regions:
-        bits = Role.ASSISTANT | LAST_TURN * (region.message == last)
-        bits |= NO_LOSS * (messages[region.message].train is False)
+        bits = _message_bits(messages, region.message) | LAST_TURN * (region.message == last)
         region_parts = _region_parts(text, rows, region, lexemes)
         channels[region.start : region.end] = region_parts << np.uint8(3) | np.uint8(bits)
     return channels
 
 
-def _mark_rows(roles: Bytes, parts: Bytes, rows: Sequence[RowSpan], messages: Sequence[Message]) -> None:
+def _mark_rows(channels: Bytes, rows: Sequence[RowSpan], messages: Sequence[Message]) -> None:
     """Outside regions: template text has the role of the next row character and is part 0; so is what the template
     emits of an assistant outside its turn."""
     position = 0
     for start, end, origin in rows:
-        role = Role.NONE if origin.message < 0 else _ROLES[messages[origin.message].role]
-        roles[position:end] = role
-        if role != Role.ASSISTANT and origin.field in (Field.BODY, Field.ROW):
-            parts[start:end] = Part.BODY
+        bits = _message_bits(messages, origin.message)
+        is_body = bits & ROLE_BITS != Role.ASSISTANT and origin.field in (Field.BODY, Field.ROW)
+        channels[position:start] = bits
+        channels[start:end] = bits | (Part.BODY if is_body else Part.TEMPLATE) << 3
         position = max(position, end)
 
 
+def _message_bits(messages: Sequence[Message], index: int) -> int:
+    """The role of a message, and bit 7 where the row wants it kept out of the loss; 0 for what is no message's."""
+    if index < 0:
+        return Role.NONE
+    return _ROLES[messages[index].role] | NO_LOSS * (messages[index].train is False)
+
+
 def _mark_turn_ends(
-    text: str, roles: Bytes, parts: Bytes, rows: Sequence[RowSpan], messages: Sequence[Message], lexemes: Lexemes
+    text: str, channels: Bytes, rows: Sequence[RowSpan], messages: Sequence[Message], lexemes: Lexemes
 ) -> None:
     """The token that ends the turn of a message of another role than the assistant."""
     for span, following in zip(rows, [*rows[1:], None], strict=True):
@@ -64,8 +69,7 @@ def _mark_turn_ends(
             continue
         found = lexemes.first_end(text, span.end, following.start if following else len(text))
         if found:
-            roles[slice(*found)] = _ROLES[messages[message].role]
-            parts[slice(*found)] = Part.END
+            channels[slice(*found)] = _message_bits(messages, message) | Part.END << 3
 
 
 def _region_parts(text: str, rows: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> Bytes:

@@ -69,18 +69,26 @@ def load_tokenizer(config: TokenizerConfig) -> LoadedTokenizer:
     """Raises ConfigError for a path without a tokenizer that we know, and for settings that do not fit it."""
     folder, name = _locate(config.path)
     if name is None:
+        _refuse_rank_settings(config)
         return _load_huggingface(folder, config)
     try:
         data = folder.read(name)
     except FileNotFoundError as error:
         raise ConfigError(f"tokenizer.path: {config.path} does not exist") from error
-    if name == "tokenizer.json" and not _is_tekken_file(data):
-        return _load_huggingface(folder, config)
-    if _is_tekken_file(data):
-        return _load_tekken(name, data, config)
     if _is_rank_file(data):
         return _load_rank_file(name, data, config)
+    _refuse_rank_settings(config)
+    if _is_tekken_file(data):
+        return _load_tekken(name, data, config)
     return _load_sentencepiece(name, data, config)
+
+
+def _refuse_rank_settings(config: TokenizerConfig) -> None:
+    for key in ("preset", "pattern", "special_tokens"):
+        if getattr(config, key) is not None:
+            raise ConfigError(
+                f"tokenizer.{key}: {config.path} is no bare rank file and says this itself; remove the key"
+            )
 
 
 def _locate(path: str) -> tuple[Folder, str | None]:
@@ -91,7 +99,9 @@ def _locate(path: str) -> tuple[Folder, str | None]:
     if folder.size("tokenizer.json") is not None or folder.size("tokenizer_config.json") is not None:
         return folder, None
     head, _, tail = path.rpartition("/")
-    return Folder(head or "."), tail
+    folder = Folder(head or ".")
+    is_model = tail == "tokenizer.json" and folder.size("tokenizer_config.json") is not None
+    return folder, None if is_model else tail
 
 
 def _package_path(url: str) -> str:

@@ -159,7 +159,10 @@ def test_an_open_last_turn_is_closed(make_formatter: MakeFormatter, tmp_path: Pa
     )
 
 
-DROPS = "{% for m in messages if m.role != 'assistant' or not m.tool_calls %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+DROPS = (
+    "{% for m in messages if m.role != 'assistant' or not m.tool_calls %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
 
 
 def test_what_a_template_drops_is_a_reject(make_formatter: MakeFormatter, tmp_path: Path) -> None:
