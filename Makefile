@@ -42,7 +42,7 @@ format: setup  ## format the code, and write the JSON Schemas anew
 	$(BIN)/python tests/json_schemas.py
 
 bench: setup  ## measure, as ratios in one run
-	$(BIN)/python tests/benchmarks/pipeline.py
+	$(BIN)/python tests/benchmarks/prepare.py
 
 clean:  ## remove what was built
 	rm -rf out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

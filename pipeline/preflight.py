@@ -3,7 +3,7 @@ seconds, not hours."""
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 
 from pipeline.blocks import RowBlock, Unit
 from pipeline.build_plan import BuildPlan
@@ -62,13 +62,21 @@ def _sample(plan: BuildPlan, setting: int) -> Sample:
 
 
 def first_rows(plan: BuildPlan, unit: Unit, count: int) -> RowBlock:
-    """The first block of a unit, cut to `count` rows."""
+    """The first `count` rows of a unit, or fewer where its first block has no more; rejects count as rows."""
     config = plan.recipe.config
     size = min(config.block_bytes, ROW_BYTES)
     block = next(islice(read_blocks(unit, size, config.max_line_bytes), 1))
-    rejects = block.rejects[:count]
-    keep = max(count - len(rejects), 0)
-    return RowBlock(block.key, block.sources[:keep], block.positions[:keep], block.rows[:keep], rejects, block.bytes)
+    places = [*zip(block.sources, block.positions, strict=True), *((r.source, r.position) for r in block.rejects)]
+    chosen = set(sorted(places)[:count])
+    kept = [place in chosen for place in places[: len(block.rows)]]
+    return RowBlock(
+        key=block.key,
+        sources=list(compress(block.sources, kept)),
+        positions=list(compress(block.positions, kept)),
+        rows=list(compress(block.rows, kept)),
+        rejects=[reject for reject in block.rejects if (reject.source, reject.position) in chosen],
+        bytes=block.bytes,
+    )
 
 
 def _report(sample: Sample) -> str:

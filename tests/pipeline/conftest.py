@@ -96,3 +96,13 @@ def kill_in_the_middle(arguments: list[str], cwd: Path, dataset: Path, finished:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return len(list(dataset.glob("state/*/*.json")))
+
+
+@pytest.fixture(name="kill_in_the_middle", scope="session")
+def kill_in_the_middle_fixture() -> Callable[..., int]:
+    return kill_in_the_middle
+
+
+@pytest.fixture(name="data_files", scope="session")
+def data_files_fixture() -> Callable[[Path], dict[str, bytes]]:
+    return data_files

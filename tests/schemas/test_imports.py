@@ -13,7 +13,6 @@ TOKENIZERS = ("tokenizers", "tiktoken", "sentencepiece", "transformers")
 HEAVY = ("numpy", "pyarrow", "pydantic", "yaml", "fsspec", "jinja2", "rich", "orjson")
 SUBMODULES = ("schemas.channels", "schemas.manifest", "schemas.policy", "schemas.settings", "schemas.shard")
 
-# `-S`-like isolation is not wanted: what counts is the environment as it is installed.
 PROBE = "import json, sys; {code}; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
 
 

@@ -59,7 +59,7 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_no_content_is_lost(free: dict[str, Any]) -> None:
-    text = yaml.safe_dump({"seq_len": 8, "free": free}, allow_unicode=True)
+    text = yaml.safe_dump({"seq_len": 8, "free": free})
     values = yaml.safe_load(text)
     assert values["free"] == free
     assert validate_settings(Outer, values, "here").free == free
