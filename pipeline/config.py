@@ -1,10 +1,11 @@
 """The config of a build: every key, its type, its default."""
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from schemas.policy import DEFAULT_POLICY, PolicyField
 from schemas.settings import load_settings
@@ -22,6 +23,11 @@ def _parse_bytes(value: Any) -> Any:
     if not match or match[2].upper() not in _UNITS:
         raise ValueError("expected a size like 32MiB, 500KB or 1048576")
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _check_day(value: str) -> str:
+    date.fromisoformat(value)
+    return value
 
 
 ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
@@ -140,7 +146,7 @@ class BuildConfig(Settings):
     tokenizer: Tokenizer
     chat_template: str | None = None
     template_kwargs: dict[str, Any] = {}
-    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] = "2024-07-26"
+    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_check_day)] = "2024-07-26"
     too_long: Literal["reject", "truncate", "split"] = "reject"
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False

@@ -164,12 +164,12 @@ def order_packs(seed: int, unit: int, block: int, packs: int) -> npt.NDArray[np.
     """
     keys = np.zeros(packs, np.uint64)
     for value in (seed, unit, block):
-        keys = _mix(keys ^ np.uint64(value % 2**64))
-    keys = _mix(keys ^ np.arange(packs, dtype=np.uint64))
+        keys = mix(keys ^ np.uint64(value % 2**64))
+    keys = mix(keys ^ np.arange(packs, dtype=np.uint64))
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

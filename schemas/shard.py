@@ -111,6 +111,8 @@ def packs_to_batch(packs: Packs, schema: pa.Schema) -> pa.RecordBatch:
 def batch_to_packs(batch: pa.RecordBatch, seq_len: int) -> Packs:
     """Zero copy: the arrays view the batch's buffers and are read-only."""
 
+    batch.validate()
+
     def tokens(name: str) -> npt.NDArray[Any]:
         return documents(name).reshape(-1, seq_len)
 
@@ -170,7 +172,7 @@ def read_shard(source: pa.NativeFile | pa.Buffer, where: str) -> Shard:
         )
         if any(len(batch) != PACKS_PER_BATCH for batch in batches[:-1]):
             raise DatasetError(f"{where}: a batch before the last has not {PACKS_PER_BATCH} packs; rebuild it")
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DatasetError(f"{where}: not a readable shard, perhaps cut short ({error}); rebuild it") from error
     return Shard(meta, batches)
 

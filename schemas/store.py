@@ -1,5 +1,6 @@
 """Files on any fsspec store: what both houses need to read and write a data set."""
 
+import contextlib
 import os
 import posixpath
 import re
@@ -117,10 +118,15 @@ class Folder:
 def _write_temporary(path: str, data: bytes) -> str:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
-    with open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     return temporary
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def make_packs(rng: np.random.Generator, count: int) -> PackList:
     return packs
 
 
-def as_arrays(packs: PackList, *, weights: bool) -> Packs:
+def as_arrays(packs: PackList, first_position: int, *, weights: bool) -> Packs:
     docs = [doc for pack in packs for doc in pack]
     input_ids = np.full((len(packs), SEQ_LEN), PAD_ID, np.int32)
     channel = np.zeros((len(packs), SEQ_LEN), np.uint8)
@@ -129,7 +130,7 @@ def as_arrays(packs: PackList, *, weights: bool) -> Packs:
         doc_offsets=np.cumsum([0, *map(len, packs)]).astype(np.int32),
         doc_lengths=np.array([len(doc.ids) for doc in docs], np.int32),
         doc_source=zeros,
-        doc_position=np.arange(len(docs), dtype=np.int64),
+        doc_position=np.arange(len(docs), dtype=np.int64) + first_position,
         doc_piece=zeros,
         weight=weight if weights else None,
     )
@@ -139,7 +140,8 @@ def add_shard(folder: Path, name: str, packs: PackList, *, weights: bool) -> Sha
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as sink:
-        write_shard(as_arrays(packs, weights=weights), ShardMeta(SEQ_LEN, "b" * 64, PAD_ID, "c" * 64), sink)
+        arrays = as_arrays(packs, zlib.crc32(name.encode()), weights=weights)  # no document is in two shards
+        write_shard(arrays, ShardMeta(SEQ_LEN, "b" * 64, PAD_ID, "c" * 64), sink)
     data = path.read_bytes()
     docs = [doc for pack in packs for doc in pack]
     return ShardFile(

@@ -29,8 +29,9 @@ class HuggingFaceEncoder:
     def encode(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
         """Where the template wrote every control token in the text, this is what serving does, call for call."""
         if list(self._specials.find(text)) == list(controls):
-            return _encoded(self._tokenizer.encode(text, add_special_tokens=False))
-        pieces = [_encoded(self._encode_literally(text[start:end])) for start, end in gaps(len(text), controls)]
+            return _encoded(self._tokenizer.encode(text, add_special_tokens=False), len(text))
+        stretches = gaps(len(text), controls)
+        pieces = [_encoded(self._encode_literally(text[start:end]), end - start) for start, end in stretches]
         return join_encoded(len(text), controls, pieces)
 
     def encode_document(self, text: str) -> npt.NDArray[np.int32]:
@@ -64,6 +65,9 @@ def _document_prefix(tokenizer: Tokenizer) -> list[int]:
     return []
 
 
-def _encoded(encoding: Any) -> Encoded:
+def _encoded(encoding: Any, length: int) -> Encoded:
+    """The spans tile the text: what normalization took in (a combining mark) belongs to the token before."""
     spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-    return Encoded(np.array(encoding.ids, np.int32), spans[:, 0], spans[:, 1])
+    starts = spans[:, 0]
+    following = np.append(starts, np.int32(length))[np.searchsorted(starts, starts, side="right")]
+    return Encoded(np.array(encoding.ids, np.int32), starts, np.maximum(spans[:, 1], following))

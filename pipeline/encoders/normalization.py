@@ -25,7 +25,8 @@ def nfc_with_origins(text: str) -> tuple[str, npt.NDArray[np.int32]]:
 
 
 def _starts_anew(char: str) -> bool:
-    return char < "\u0300" or (unicodedata.combining(char) == 0 and char not in _second_halves())
+    first = unicodedata.normalize("NFD", char)[0]
+    return char < "\u0300" or (unicodedata.combining(first) == 0 and first not in _second_halves())
 
 
 @lru_cache(maxsize=1)
