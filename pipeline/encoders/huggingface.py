@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,25 +31,27 @@ class HuggingFaceEncoder:
         """Where the template wrote every control token in the text, this is what serving does, call for call."""
         if list(self._specials.find(text)) == list(controls):
             return _encoded(self._tokenizer.encode(text, add_special_tokens=False), len(text))
-        stretches = gaps(len(text), controls)
-        pieces = [_encoded(self._encode_literally(text[start:end]), end - start) for start, end in stretches]
+        pieces = [self._encode_literally(text[start:end]) for start, end in gaps(len(text), controls)]
         return join_encoded(len(text), controls, pieces)
 
+    def _encode_literally(self, text: str) -> Encoded:
+        return _encoded(self._literal.encode(text, add_special_tokens=False), len(text))
+
     def encode_document(self, text: str) -> npt.NDArray[np.int32]:
-        ids = self._encode_literally(text).ids
+        ids = self._encode_literally(text).ids.tolist()
         return np.array([*self._prefix, *ids, *self._suffix], np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
-    def _encode_literally(self, text: str) -> Any:
-        """No control token comes out, whatever the text says."""
-        self._tokenizer.encode_special_tokens = True
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=False)
-        finally:
-            self._tokenizer.encode_special_tokens = False
+    @cached_property
+    def _literal(self) -> Tokenizer:
+        """The same tokenizer, but no control token comes out, whatever the text says. A second object, not a switch
+        of the first: several threads of a worker may encode at once."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
 
 def _added_token(entry: dict[str, Any]) -> AddedToken:
