@@ -1,5 +1,6 @@
 """Formatters over real tokenizers, and the laws that every formatted conversation keeps."""
 
+import importlib.util
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -49,3 +50,12 @@ def qwen_ranks(make_formatter: MakeFormatter) -> ChatFormatter:
 @pytest.fixture(scope="session")
 def llama_ranks(make_formatter: MakeFormatter) -> ChatFormatter:
     return make_formatter("package://llama_models/llama3/tokenizer.model", preset="llama3")
+
+
+@pytest.fixture(scope="session")
+def trl_templates() -> Path:
+    """The folder of chat templates that TRL ships."""
+    trl = importlib.util.find_spec("trl")
+    if trl is None or not trl.submodule_search_locations:
+        pytest.skip("trl is not installed")
+    return Path(next(iter(trl.submodule_search_locations))) / "chat_templates"
