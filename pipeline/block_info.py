@@ -1,6 +1,7 @@
 """What is known of a finished block: everything that the manifest needs, and nothing that a retry could change."""
 
 import posixpath
+from dataclasses import fields
 
 from pydantic import ValidationError
 
@@ -50,7 +51,7 @@ class BlockState(Record):
 
 def unit_sha256(unit: Unit) -> str:
     stretches = [
-        [part.source, part.file.url, part.file.size, part.file.etag, part.file.mtime, part.start, part.end]
+        [part.source, part.start, part.end, {field.name: getattr(part.file, field.name) for field in fields(part.file)}]
         for part in unit.stretches
     ]
     return canonical_sha256({"unit": unit.index, "limit": unit.limit, "stretches": stretches})
@@ -63,9 +64,6 @@ class StateStore:
         self.output = output
         self.folder = posixpath.join("state", recipe_id)
 
-    def _name(self, key: BlockKey) -> str:
-        return posixpath.join(self.folder, f"{key.name}.json")
-
     def begin(self, key: BlockKey, input_bytes: int) -> None:
         self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), str(input_bytes).encode())
 
@@ -74,12 +72,16 @@ class StateStore:
         earlier = self.load(state.info.key)
         if earlier is not None and earlier.info != state.info and earlier.info.unit_sha256 == state.info.unit_sha256:
             raise DatasetError(different_attempts(state.info))
-        self.output.write(self._name(state.info.key), state.model_dump_json().encode())
+        self.output.write(posixpath.join(self.folder, f"{state.info.key.name}.json"), state.model_dump_json().encode())
 
     def load(self, key: BlockKey) -> BlockState | None:
-        """None where the block is not finished; a file that cannot be read counts as none."""
+        """None where the block is not finished."""
+        return self.read(f"{key.name}.json")
+
+    def read(self, name: str) -> BlockState | None:
+        """The state in a file of this folder; a file that is damaged, or no block's state, counts as none."""
         try:
-            return BlockState.model_validate_json(self.output.read(self._name(key)))
+            return BlockState.model_validate_json(self.output.read(posixpath.join(self.folder, name)))
         except (FileNotFoundError, ValidationError):
             return None
 

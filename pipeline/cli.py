@@ -36,6 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_preview(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 
@@ -154,7 +156,8 @@ def _verify(args: argparse.Namespace) -> int:
         problems += 1
         print(problem)
     if problems:
-        print(f"{problems} problems: the data set is damaged; build it again", file=sys.stderr)
+        advice = "remove the damaged files and build again, which keeps what is whole"
+        print(f"{problems} problems: the data set is damaged; {advice}", file=sys.stderr)
         return FAILED
     print("ok" if args.deep else "ok (sizes and footers; --deep reads every token)")
     return BUILT

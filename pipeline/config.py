@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from schemas.policy import DEFAULT_POLICY, PolicyField
 from schemas.settings import load_settings
@@ -25,9 +25,11 @@ def _parse_bytes(value: Any) -> Any:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _check_day(value: str) -> str:
-    date.fromisoformat(value)
-    return value
+def _parse_day(value: Any) -> Any:
+    """YAML reads a bare 2024-07-26 as a date."""
+    if isinstance(value, str):
+        date.fromisoformat(value)
+    return value.isoformat() if type(value) is date else value
 
 
 ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
@@ -146,7 +148,7 @@ class BuildConfig(Settings):
     tokenizer: Tokenizer
     chat_template: str | None = None
     template_kwargs: dict[str, Any] = {}
-    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_check_day)] = "2024-07-26"
+    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] = "2024-07-26"
     too_long: Literal["reject", "truncate", "split"] = "reject"
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False

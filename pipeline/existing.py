@@ -6,11 +6,11 @@ from typing import Any
 from pipeline.build_plan import BuildPlan
 from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
-from schemas.manifest import MANIFEST, Manifest, Source, load_manifest
+from schemas.manifest import MANIFEST, Manifest, RejectFile, ShardFile, Source, load_manifest
 
 
 def find_published(plan: BuildPlan) -> Manifest | None:
-    """The manifest, where this very build is published; None where the folder is free.
+    """The manifest, where this very build is published and whole; None where there is something to build.
 
     Raises ConfigError where another data set is published there, saying what differs and what to type.
     """
@@ -18,14 +18,21 @@ def find_published(plan: BuildPlan) -> Manifest | None:
         return None
     manifest = load_manifest(plan.output)
     if manifest.id == plan.dataset_id:
-        return manifest
+        return manifest if _is_whole(plan, manifest) else None
     advice = "give another folder with --set output=..., or remove this one first"
     if manifest.recipe_id != plan.recipe.id:
         differences = "; ".join(_differences(manifest.config, resolved_config(plan.recipe.config)))
         differences = differences or "the tokenizer, the template, a custom module or packline itself"
-        raise ConfigError(f"{plan.output.url} holds a data set of another recipe ({differences}): {advice}")
+        raise ConfigError(f"{plan.output.shown} holds a data set of another recipe ({differences}): {advice}")
     changes = "; ".join(_source_changes(manifest.sources, plan))
-    raise ConfigError(f"{plan.output.url} holds this recipe's data set of other sources ({changes}): {advice}")
+    raise ConfigError(f"{plan.output.shown} holds this recipe's data set of other sources ({changes}): {advice}")
+
+
+def _is_whole(plan: BuildPlan, manifest: Manifest) -> bool:
+    """Whether every file of the manifest is there with its size; what is not is built again."""
+    held_out = manifest.holdout.shards if manifest.holdout else []
+    files: list[ShardFile | RejectFile] = [*manifest.shards, *held_out, *manifest.rejects.files]
+    return all(plan.output.size(file.name) == file.bytes for file in files)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -1,6 +1,7 @@
 """`packline build`: from a config to a published data set. `build(config)` is the same as a Python call."""
 
 import platform
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
 from pipeline.runner import DEFAULT_RUNNER, default_workers, run_beam
-from schemas.errors import DatasetError
+from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest, load_manifest
+from schemas.store import Folder
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def build(
     workers = default_workers(len(plan.units)) if workers is None else workers
     published = find_published(plan)
     if published is None:
-        check_first_rows(plan)
+        for warning in check_first_rows(plan):
+            console.print(f"warning: {warning}", highlight=False, markup=False)
+        check_writable(plan.output)
         _run(plan, runner, workers, beam_args, console, debug)
         published = load_manifest(plan.output)
         seconds = time.monotonic() - began
@@ -68,6 +72,16 @@ def build(
         _write_run_facts(result, runner)
         return result
     return BuildResult(published, plan, False, time.monotonic() - began, workers)
+
+
+def check_writable(output: Folder) -> None:
+    """Raises ConfigError where nothing can be written into the output folder."""
+    probe = f"state/probe-{secrets.token_hex(8)}"
+    try:
+        output.write(probe, b"")
+        output.remove(probe)
+    except OSError as error:
+        raise ConfigError(f"output: {output.shown} cannot be written: {error.strerror or error}") from error
 
 
 def _run(plan: BuildPlan, runner: str, workers: int, beam_args: Sequence[str], console: Console, debug: bool) -> None:

@@ -2,21 +2,24 @@
 seconds, not hours."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import compress
 
-from pipeline.blocks import RowBlock, Unit
+from pipeline.blocks import RowBlock
 from pipeline.build_plan import BuildPlan
+from pipeline.config import Alpaca, Transform
 from pipeline.convert import convert_rows
 from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
 from pipeline.tokenize import tokenize_documents
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, Reject
+from schemas.store import without_secrets
 
 ROWS = 1000
-ROW_BYTES = 8 * 2**20
-"""The first rows are looked for in a block of this size at most."""
+BLOCK_BYTES = 2**20
+"""The first rows are read in blocks of this size, so that few more are read than asked for."""
 
 
 @dataclass
@@ -37,35 +40,59 @@ class PreflightFailed(ConfigError):
     """More than half of a source's first rows were rejected."""
 
 
-def check_first_rows(plan: BuildPlan) -> list[Sample]:
-    """Raises PreflightFailed, with a table of the reasons."""
+def check_first_rows(plan: BuildPlan) -> list[str]:
+    """Warnings, one a line. Raises PreflightFailed, with a table of the reasons."""
     samples = [_sample(plan, setting) for setting in range(len(plan.recipe.config.sources))]
     bad = [sample for sample in samples if sample.rejects * 2 > sample.rows]
     if bad:
         raise PreflightFailed("\n".join(_report(sample) for sample in bad))
-    return samples
+    return [f"{sample.path}: there is no row in it" for sample in samples if not sample.rows]
 
 
 def _sample(plan: BuildPlan, setting: int) -> Sample:
-    sample = Sample(path=", ".join(plan.recipe.config.sources[setting].paths))
-    units = (unit for unit in plan.units if unit.stretches[0].file.setting == setting)
-    for unit in units:
-        block = first_rows(plan, unit, ROWS - sample.rows)
+    source = plan.recipe.config.sources[setting]
+    sample = Sample(path=", ".join(map(without_secrets, source.paths)))
+    columns: set[str] = set()
+    for block in first_rows(plan, setting, ROWS):
         documents = convert_rows(block, plan.converters, [file.setting for file in plan.files])
         tokens = tokenize_documents(documents, load_tools(plan.recipe).documents)
+        columns.update(*block.rows)
         sample.rows += sum(tokens.rows.values())
         sample.reasons.update(reject.reason for reject in tokens.rejects)
         sample.example = sample.example or next(iter(tokens.rejects), None)
-        if sample.rows >= ROWS:
-            break
+    _check_named_columns(sample, source.transform, columns)
     return sample
 
 
-def first_rows(plan: BuildPlan, unit: Unit, count: int) -> RowBlock:
-    """The first `count` rows of a unit, or fewer where its first block has no more; rejects count as rows."""
+def _check_named_columns(sample: Sample, transform: Transform, columns: set[str]) -> None:
+    """A column that rows may lack must be in some row, where the config names it: it is misspelt otherwise."""
+    for key in ("tools_column", "system_column", "input"):
+        name = getattr(transform, key, None)
+        is_optional = key != "input" or isinstance(transform, Alpaca)
+        if columns and is_optional and key in transform.model_fields_set and name and name not in columns:
+            raise PreflightFailed(
+                f"{sample.path}: transform.{key}: no column {name!r} in its first {sample.rows} rows, which have "
+                f"{', '.join(sorted(columns)[:20])}; mend the name, or leave the key out"
+            )
+
+
+def first_rows(plan: BuildPlan, setting: int, count: int) -> Iterator[RowBlock]:
+    """Blocks with the first `count` rows of an entry of `sources`; rejects count as rows."""
     config = plan.recipe.config
-    size = min(config.block_bytes, ROW_BYTES)
-    block = next(islice(read_blocks(unit, size, config.max_line_bytes), 1))
+    size = min(config.block_bytes, BLOCK_BYTES)
+    for unit in plan.units:
+        if unit.stretches[0].file.setting != setting:
+            continue
+        for block in read_blocks(unit, size, config.max_line_bytes):
+            kept = _cut(block, count)
+            count -= len(kept.rows) + len(kept.rejects)
+            yield kept
+            if not count:
+                return
+
+
+def _cut(block: RowBlock, count: int) -> RowBlock:
+    """The first `count` rows of a block, rejects among them, in the order of their places."""
     places = [*zip(block.sources, block.positions, strict=True), *((r.source, r.position) for r in block.rejects)]
     chosen = set(sorted(places)[:count])
     kept = [place in chosen for place in places[: len(block.rows)]]

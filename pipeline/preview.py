@@ -13,7 +13,7 @@ from pipeline.convert import convert_rows
 from pipeline.preflight import first_rows
 from pipeline.recipe import load_tools
 from pipeline.show import ShownToken, colored, legend, shown_tokens
-from pipeline.tokenize import tokenize_documents
+from pipeline.tokenize import TokenBlock, tokenize_documents
 from schemas.rejects import Reject
 
 
@@ -32,26 +32,23 @@ class Preview:
 
 
 def preview(plan: BuildPlan, rows: int) -> Preview:
-    """The first `rows` rows of every source that give documents, and the rejects met on the way."""
+    """The first `rows` rows of every source: the documents that they give, and the rejects."""
     found = Preview([], [])
     for setting in range(len(plan.recipe.config.sources)):
-        _preview_source(plan, setting, rows, found)
+        for block in first_rows(plan, setting, rows):
+            documents = convert_rows(block, plan.converters, [file.setting for file in plan.files])
+            _add(found, plan, tokenize_documents(documents, load_tools(plan.recipe).documents))
     return found
 
 
-def _preview_source(plan: BuildPlan, setting: int, rows: int, found: Preview) -> None:
-    tools = load_tools(plan.recipe)
+def _add(found: Preview, plan: BuildPlan, block: TokenBlock) -> None:
+    encoder = load_tools(plan.recipe).tokenizer.encoder
     trained = plan.recipe.config.loss_policy.table()
-    unit = next(unit for unit in plan.units if unit.stretches[0].file.setting == setting)
-    documents = convert_rows(first_rows(plan, unit, rows), plan.converters, [file.setting for file in plan.files])
-    block = tokenize_documents(documents, tools.documents)
     found.rejects.extend((plan.files[reject.source].url, reject) for reject in block.rejects)
     for index in range(len(block)):
         span = slice(block.offsets[index], block.offsets[index + 1])
-        channels = block.channel[span]
-        tokens = shown_tokens(
-            block.input_ids[span].tolist(), channels.tolist(), trained[channels].tolist(), tools.tokenizer.encoder
-        )
+        ids, channels = block.input_ids[span], block.channel[span]
+        tokens = shown_tokens(ids.tolist(), channels.tolist(), trained[channels].tolist(), encoder)
         url = plan.files[int(block.sources[index])].url
         found.documents.append(PreviewedDocument(url, int(block.positions[index]), int(block.pieces[index]), tokens))
 

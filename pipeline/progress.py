@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.block_info import BlockState
+from pipeline.block_info import BlockState, unit_sha256
 from pipeline.build_plan import BuildPlan
 
 
@@ -31,15 +31,17 @@ class StateReader:
 
     def __init__(self, plan: BuildPlan) -> None:
         self._plan = plan
+        self._units = {unit.index: unit_sha256(unit) for unit in plan.units}
         self._read: set[str] = set()
         self.seen = Seen()
 
     def look(self) -> Seen:
-        state = self._plan.state
-        for name in state.names():
-            if name.endswith(".json") and name not in self._read:
+        store = self._plan.state
+        for name in store.names():
+            if name not in self._read and (state := store.read(name)) is not None:
                 self._read.add(name)
-                self._add(BlockState.model_validate_json(self._plan.output.read(f"{state.folder}/{name}")))
+                if self._units.get(state.info.unit) == state.info.unit_sha256:
+                    self._add(state)
         return self.seen
 
     def _add(self, state: BlockState) -> None:

@@ -45,7 +45,7 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
         published = load_manifest(output)
         if (published.id, published.shards) != (manifest.id, manifest.shards):
             raise DatasetError(
-                f"{output.url}: another data set ({published.id[:12]}) was published here during this build "
+                f"{output.shown}: another data set ({published.id[:12]}) was published here during this build "
                 f"({manifest.id[:12]}); choose another output"
             )
     return manifest
@@ -139,7 +139,7 @@ def _template_facts(recipe: Recipe) -> TemplateFacts | None:
 
 
 def _source(file: SourceFile, rows: int) -> Source:
-    return Source(path=file.url, size=file.size, etag=file.etag, mtime=file.mtime, rows=rows)
+    return Source(path=file.url, setting=file.setting, size=file.size, etag=file.etag, mtime=file.mtime, rows=rows)
 
 
 def _holdout(blocks: Sequence[BlockInfo], share: float) -> Holdout | None:

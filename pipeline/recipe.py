@@ -73,8 +73,8 @@ def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
 
 
 def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
-    identities = [{"path": file.url, "size": file.size, "etag": file.etag, "mtime": file.mtime} for file in files]
-    return dataset_id(recipe.id, identities)
+    keys = ("setting", "size", "etag", "mtime")
+    return dataset_id(recipe.id, [{"path": file.url} | {key: getattr(file, key) for key in keys} for file in files])
 
 
 def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter | None:

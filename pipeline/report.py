@@ -5,6 +5,7 @@ from rich.table import Table
 
 from pipeline.build_plan import BuildPlan
 from pipeline.launch import BuildResult
+from pipeline.progress import StateReader
 from schemas.manifest import MANIFEST, Manifest, load_manifest
 from schemas.policy import LossPolicy
 
@@ -12,7 +13,7 @@ from schemas.policy import LossPolicy
 def print_summary(result: BuildResult, console: Console) -> None:
     manifest = result.manifest
     word = "built" if result.built else "already built"
-    console.print(f"{word}: {result.plan.output.url} (data set {manifest.id[:12]})", highlight=False, markup=False)
+    console.print(f"{word}: {result.plan.output.shown} (data set {manifest.id[:12]})", highlight=False, markup=False)
     table = facts_table(manifest, result.plan.recipe.config.loss_policy)
     if result.built:
         rate = result.input_bytes / 1e6 / result.seconds
@@ -60,7 +61,7 @@ def print_plan(plan: BuildPlan, console: Console) -> None:
     facts.add_row("recipe", plan.recipe.id)
     facts.add_row("data set", plan.dataset_id)
     facts.add_row("template", plan.recipe.template.origin if plan.recipe.template else "none")
-    facts.add_row("output", f"{plan.output.url}: {_standing(plan)}")
+    facts.add_row("output", f"{plan.output.shown}: {_standing(plan)}")
     console.print(facts)
 
 
@@ -77,5 +78,5 @@ def _standing(plan: BuildPlan) -> str:
     if plan.output.size(MANIFEST) is not None:
         found = load_manifest(plan.output)
         return "built already" if found.id == plan.dataset_id else f"holds another data set ({found.id[:12]})"
-    finished = sum(name.endswith(".json") for name in plan.state.names())
+    finished = StateReader(plan).look().blocks
     return f"{finished} blocks finished, not published" if finished else "nothing yet"

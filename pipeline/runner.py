@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 
-from pipeline.block_info import BlockState
 from pipeline.build_plan import BuildPlan
 from pipeline.failures import BlockFailure, find_failure
 from pipeline.worker import DEBUG_VARIABLE
@@ -31,13 +30,22 @@ def make_runner(name: str, workers: int, *, debug: bool) -> Any:
     if name in _LOSES_DATA:
         raise ConfigError(f"--runner {name}: {_LOSES_DATA[name]}; use FnApiRunner, FlinkRunner, Spark or Dataflow")
     if name != DEFAULT_RUNNER or workers == 1:
-        return name
+        return _known_runner(name)
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
     os.environ[DEBUG_VARIABLE] = "1" if debug else ""
     command = f"exec {shlex.quote(sys.executable)} -P -m pipeline.worker"
     return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
+def _known_runner(name: str) -> Any:
+    from apache_beam.runners.runner import create_runner
+
+    try:
+        return create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ConfigError(f"--runner {name}: Beam has no such runner, or what it needs is not installed") from error
 
 
 def run_beam(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], *, debug: bool) -> None:
@@ -88,7 +96,8 @@ def _lost_workers() -> Iterator[threading.Event]:
     before = threading.excepthook
 
     def hook(failure: threading.ExceptHookArgs) -> None:
-        lost.set()
+        if failure.thread is not None and failure.thread.name == "run_worker":
+            lost.set()
         if os.environ.get(DEBUG_VARIABLE):
             before(failure)
 
@@ -115,7 +124,8 @@ def _killed(plan: BuildPlan) -> str:
     names = set(state.names())
     begun = sorted(name.removesuffix(".begun") for name in names if name.endswith(".begun"))
     open_blocks = [name for name in begun if f"{name}.json" not in names]
-    peak = max((peak_of(plan, name) for name in names if name.endswith(".json")), default=0)
+    finished = filter(None, map(state.read, names))
+    peak = max((block.peak_memory for block in finished), default=0)
     needed = f"; workers took up to {peak / 2**20:.0f} MiB for a block so far" if peak else ""
     size = plan.recipe.config.block_bytes / 2**20
     return (
@@ -123,11 +133,6 @@ def _killed(plan: BuildPlan) -> str:
         f"(block_bytes is {size:.4g} MiB{needed}). Build again to go on from here; with fewer --workers or a smaller "
         "block_bytes (which makes another recipe) it needs less"
     )
-
-
-def peak_of(plan: BuildPlan, name: str) -> int:
-    data = plan.output.read(f"{plan.state.folder}/{name}")
-    return BlockState.model_validate_json(data).peak_memory
 
 
 @contextlib.contextmanager
@@ -146,10 +151,11 @@ def _quiet_logs(debug: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopped_children() -> Iterator[None]:
-    """No worker process outlives the run, however it ends."""
+    """No process that the run has started outlives it, however it ends."""
+    before = set(psutil.Process().children(recursive=True))
     try:
         yield
     finally:
-        for child in psutil.Process().children(recursive=True):
+        for child in set(psutil.Process().children(recursive=True)) - before:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()

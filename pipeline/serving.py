@@ -9,8 +9,7 @@ from schemas.store import Folder
 
 def write_tokenizer_folder(recipe: Recipe, tools: Tools, output: Folder) -> None:
     for name, data in sorted(serving_files(recipe, tools).items()):
-        if output.size(f"tokenizer/{name}") != len(data):
-            output.write(f"tokenizer/{name}", data)
+        output.ensure(f"tokenizer/{name}", data)
 
 
 def serving_files(recipe: Recipe, tools: Tools) -> dict[str, bytes]:

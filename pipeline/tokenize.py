@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.blocks import BlockKey, DocumentBlock
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.config import BuildConfig
-from pipeline.encoders.base import Encoder
+from pipeline.encoders.base import Encoder, EncodingFailed
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
 from schemas.conversation import Conversation, Document, TextDocument
 from schemas.rejects import Reason, Reject, RejectRow
@@ -58,6 +58,8 @@ class DocumentTokenizer:
             tokens = self._tokens(document)
         except UnicodeEncodeError as error:
             raise RejectRow(Reason.UNENCODABLE, f"a lone surrogate: {error.reason}") from error
+        except EncodingFailed as error:
+            raise RejectRow(Reason.UNENCODABLE, str(error)) from error
         fitting = self._fit(tokens, is_text=isinstance(document, TextDocument))
         if not any(self._trained[tokens.channel].any() for tokens in fitting):
             raise RejectRow(Reason.NO_TRAINED_TOKENS, "no token of it is trained under loss_policy")

@@ -22,6 +22,7 @@ def verify(url: str, *, deep: bool) -> Iterator[str]:
     manifest = load_manifest(folder)
     yield from _check_totals(manifest)
     yield from _check_rejects(folder, manifest, deep)
+    yield from _check_template(folder, manifest)
     rows = 0
     documents: list[npt.NDArray[np.uint64]] = []
     training: list[dict[str, dict[str, int]]] = []
@@ -92,6 +93,16 @@ def _check_rejects(folder: Folder, manifest: Manifest, deep: bool) -> Iterator[s
             yield f"{file.name}: {'missing' if size is None else f'{size} bytes'}, the manifest says {file.bytes}"
         elif deep:
             yield from _check_hash(folder, file)
+
+
+def _check_template(folder: Folder, manifest: Manifest) -> Iterator[str]:
+    """The template that a server will take from `tokenizer/` is the one that was trained on."""
+    if manifest.chat_template is None:
+        return
+    name = "tokenizer/chat_template.jinja"
+    found = hashlib.sha256(folder.read(name)).hexdigest() if folder.size(name) is not None else "missing"
+    if found != manifest.chat_template.sha256:
+        yield f"{name}: {found[:12]}, the manifest says {manifest.chat_template.sha256[:12]}"
 
 
 def _check_hash(folder: Folder, file: ShardFile | RejectFile) -> Iterator[str]:

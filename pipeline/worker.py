@@ -5,6 +5,7 @@ Started as `python -P -m pipeline.worker`, so that no file of the working folder
 
 import logging
 import os
+import sys
 import threading
 import time
 
@@ -15,6 +16,7 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if not os.environ.get(DEBUG_VARIABLE):
         logging.disable(logging.CRITICAL)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the harness prints tracebacks there; ours go to the launcher
     from apache_beam.runners.worker.sdk_worker_main import main as run_harness
 
     run_harness([])

@@ -67,8 +67,7 @@ def _write_rejects(rejects: Sequence[Reject], stem: str, output: Folder) -> Reje
 def _write_named(stem: str, suffix: str, data: bytes, output: Folder) -> tuple[str, str]:
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"{stem}-{sha256[:8]}{suffix}"
-    if output.size(name) != len(data):
-        output.write(name, data)
+    output.ensure(name, data)
     return name, sha256
 
 

@@ -51,9 +51,11 @@ class RejectFile(Record):
 
 
 class Source(Record):
-    """One input file as the plan saw it: its path as configured, and what tells a changed file."""
+    """One input file as the plan saw it: its path as configured, its entry in the config's `sources`, and what tells
+    a changed file."""
 
     path: str
+    setting: Count = 0
     size: Count
     etag: str | None = None
     mtime: str | None = None
@@ -148,7 +150,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 def load_manifest(folder: Folder) -> Manifest:
     """Raises DatasetError where there is none: the build has not finished, or the path is another."""
-    where = f"{folder.url}/{MANIFEST}"
+    where = f"{folder.shown}/{MANIFEST}"
     try:
         data = folder.read(MANIFEST)
     except FileNotFoundError as error:

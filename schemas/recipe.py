@@ -30,5 +30,6 @@ def canonical_sha256(value: Any) -> str:
 
 
 def dataset_id(recipe_id: str, sources: Iterable[dict[str, Any]]) -> str:
-    """The identity of a recipe applied to sources; each is a dict of path, size, etag and mtime."""
+    """The identity of a recipe applied to sources; each is a dict of path, setting (its entry in the
+    config), size, etag and mtime."""
     return canonical_sha256({"recipe_id": recipe_id, "sources": list(sources)})

@@ -32,7 +32,7 @@ def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = 
         raise ConfigError(f"{path}: cannot read the config: {error}") from error
     try:
         values = yaml.load(text, _Loader) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a day that is none
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, this is a {type(values).__name__}")
@@ -55,7 +55,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: expected KEY=VALUE, as in --set seq_len=2048")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
     *parents, last = dotted.split(".")
     node: Any = values

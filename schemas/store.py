@@ -45,6 +45,11 @@ class Folder:
         return fs, posixpath.join(root.rstrip("/") or "/", name) if name else root
 
     @property
+    def shown(self) -> str:
+        """The URL as it may be shown."""
+        return without_secrets(self.url)
+
+    @property
     def is_local(self) -> bool:
         return isinstance(self._resolve("")[0], LocalFileSystem)
 
@@ -89,6 +94,11 @@ class Folder:
         temporary = _write_temporary(path, data)
         os.replace(temporary, path)
         _sync_folder(path)
+
+    def ensure(self, name: str, data: bytes) -> None:
+        """Write a file unless it is there with these very bytes."""
+        if self.size(name) != len(data) or self.read(name) != data:
+            self.write(name, data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Create a file whole. False where one of this name exists, which then stays as it is."""

@@ -151,13 +151,19 @@ def _regions_of_marks(rendering: Traced, marked: list[tuple[int, int]], lexemes:
 
 
 def check_emitted(rendering: Traced, messages: Sequence[Message]) -> None:
-    """Every message's text and every call of it must stand in the rendering. Raises RejectRow where one does not."""
+    """Every message's text and calls must stand in the rendering, and the last answer's reasoning; templates drop that
+    of earlier ones. Raises RejectRow."""
+    last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
     emitted: dict[Origin, int] = {}
     for span in row_spans(rendering):
         emitted[span.origin] = emitted.get(span.origin, 0) + _visible(rendering.plain[span.start : span.end])
     for index, message in enumerate(messages):
         if emitted.get(Origin(index, Field.BODY), 0) < _visible(message.content or ""):
             raise RejectRow(Reason.NOT_EMITTED, f"the template drops text of messages[{index}] ({message.role})")
+        if index == last and message.reasoning_content and not emitted.get(Origin(index, Field.REASONING)):
+            raise RejectRow(
+                Reason.NOT_EMITTED, f"the template drops the reasoning of the last answer, messages[{index}]"
+            )
         for part in range(len(message.tool_calls)):
             if not emitted.get(Origin(index, Field.TOOL_CALL, part)):
                 raise RejectRow(Reason.NOT_EMITTED, f"the template drops tool_calls[{part}] of messages[{index}]")

@@ -40,5 +40,6 @@ def choose_template(setting: str | None, own: str | None, preset: str | None) ->
             return TemplateSource(file.read(), without_secrets(setting))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"chat_template: {setting!r} is neither a readable file nor one of {', '.join(shipped_names())}"
+            f"chat_template: {without_secrets(setting)!r} is neither a readable file "
+            f"nor one of {', '.join(shipped_names())}"
         ) from error

@@ -32,16 +32,14 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template refuses the conversation or fails on it."""
-        view = [self._view(message, index) for index, message in enumerate(messages)]
-        definitions = None if tools is None else trace(json.loads(tools), Origin(-1, Field.ROW))
-        context = {
-            **self.variables,
-            "messages": view,
-            "tools": definitions,
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-        }
         try:
+            context = {
+                **self.variables,
+                "messages": [self._view(message, index) for index, message in enumerate(messages)],
+                "tools": None if tools is None else trace(json.loads(tools), Origin(-1, Field.ROW)),
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
             return concat(self._compiled.root_render_func(self._compiled.new_context(context)))
         except Exception as error:  # a template may fail in any way on a row it was not written for
             raise RejectRow(Reason.TEMPLATE_ERROR, f"{type(error).__name__}: {error}"[:300]) from error

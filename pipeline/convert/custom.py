@@ -46,7 +46,7 @@ class ConvertCustom:
             result = self.function(row, **self.args)
         except RejectRow:
             raise
-        except Exception as error:  # the user's code may fail in any way
+        except (Exception, SystemExit) as error:  # the user's code may fail in any way
             detail = f"{self.name}: {type(error).__name__}: {error}"
             raise RejectRow(Reason.CUSTOM_ERROR, detail[:DETAIL_LENGTH]) from error
         return self._read(result)
@@ -90,9 +90,15 @@ def make_custom(settings: Custom, *, loss_weights: bool) -> Converter:
 
 
 def module_source(function: str) -> str:
-    """The source text of the module in `module:function`. Raises ConfigError where it has none."""
+    """The source text of what travels with `module:function`: the module or, where it is a package's and the package is
+    not installed, all modules of the package. Raises ConfigError where there is none."""
     module, _ = _import(function)
+    package = importlib.import_module(module.__name__.partition(".")[0])
     try:
+        if package is not module and not _is_installed(module):
+            folder = Path(inspect.getfile(package)).parent
+            files = sorted(folder.rglob("*.py"))
+            return "".join(f"# {file.relative_to(folder).as_posix()}\n{file.read_text('utf-8')}" for file in files)
         return inspect.getsource(module)
     except (OSError, TypeError) as error:
         raise ConfigError(

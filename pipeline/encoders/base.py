@@ -25,6 +25,10 @@ class AddedToken:
     single_word: bool = False
 
 
+class EncodingFailed(ValueError):
+    """The library could not encode a text."""
+
+
 class TokenSpan(NamedTuple):
     """An added token found in a text: [start, end) in characters, `content` without the white space taken in."""
 

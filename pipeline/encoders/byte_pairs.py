@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from pipeline.encoders.base import AddedToken, Encoded, TokenFinder, TokenSpan, gaps, join_encoded
+from pipeline.encoders.base import AddedToken, Encoded, EncodingFailed, TokenFinder, TokenSpan, gaps, join_encoded
 from pipeline.encoders.normalization import nfc_with_origins
 
 
@@ -63,10 +63,20 @@ class BytePairEncoder:
             encoded = self._encode_ranks(normalized)
             ends = np.append(origins, np.int32(len(text)))[encoded.ends]
             return Encoded(encoded.ids, origins[encoded.starts], ends)
-        ranks = np.array(self._ranks.encode_ordinary(text), np.int64)
+        ranks = np.array(_encode_ordinary(self._ranks, text), np.int64)
         byte_ends = np.cumsum(self._sizes[ranks])
         starts, ends = _characters(text, byte_ends - self._sizes[ranks], byte_ends)
         return Encoded((ranks + self._first_id).astype(np.int32), starts, ends)
+
+
+def _encode_ordinary(ranks: tiktoken.Encoding, text: str) -> list[int]:
+    """tiktoken's stack overflows on some runs of a million equal characters, with an exception that is no Exception."""
+    try:
+        return ranks.encode_ordinary(text)
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise EncodingFailed(f"tiktoken gave up on a text of {len(text)} characters") from error
+        raise
 
 
 def _characters(

@@ -7,14 +7,14 @@ import importlib.util
 import json
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.config import Tokenizer as TokenizerConfig
 from pipeline.encoders.base import AddedToken, Encoder
 from pipeline.encoders.presets import PRESETS, Preset
 from schemas.errors import ConfigError
-from schemas.store import Folder
+from schemas.store import Folder, without_secrets
 
 Kind = Literal["huggingface", "tiktoken", "sentencepiece"]
 
@@ -74,7 +74,7 @@ def load_tokenizer(config: TokenizerConfig) -> LoadedTokenizer:
     try:
         data = folder.read(name)
     except FileNotFoundError as error:
-        raise ConfigError(f"tokenizer.path: {config.path} does not exist") from error
+        raise ConfigError(f"tokenizer.path: {without_secrets(config.path)} does not exist") from error
     if _is_rank_file(data):
         return _load_rank_file(name, data, config)
     _refuse_rank_settings(config)
@@ -87,7 +87,8 @@ def _refuse_rank_settings(config: TokenizerConfig) -> None:
     for key in ("preset", "pattern", "special_tokens"):
         if getattr(config, key) is not None:
             raise ConfigError(
-                f"tokenizer.{key}: {config.path} is no bare rank file and says this itself; remove the key"
+                f"tokenizer.{key}: {without_secrets(config.path)} is no bare rank file and says this itself: "
+                "remove the key"
             )
 
 
@@ -119,22 +120,27 @@ def _load_huggingface(folder: Folder, config: TokenizerConfig) -> LoadedTokenize
     files = {name: folder.read(name) for name in _HF_FILES if folder.size(name) is not None}
     if "tokenizer.json" not in files:
         raise ConfigError(
-            f"tokenizer.path: {config.path} has no tokenizer.json; write one with "
+            f"tokenizer.path: {without_secrets(config.path)} has no tokenizer.json; write one with "
             "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...), or give the rank or .model file"
         )
     settings = json.loads(files.get("tokenizer_config.json", b"{}"))
     special = _special_tokens({**json.loads(files.get("special_tokens_map.json", b"{}")), **settings})
     special |= _configured_tokens(config)
-    added = json.loads(files["tokenizer.json"]).get("added_tokens") or []
-    eos = next((entry["id"] for entry in added if entry["content"] == special.get("eos_token")), None)
-    stop_ids = json.loads(files.get("generation_config.json", b"{}")).get("eos_token_id") or []
+    stops = json.loads(files.get("generation_config.json", b"{}")).get("eos_token_id") or []
+    stop_ids = stops if isinstance(stops, list) else [stops]
+    document = json.loads(files["tokenizer.json"])
+    eos = None
+    for entry in document.get("added_tokens") or []:
+        if entry["content"] == special.get("eos_token"):
+            eos = entry["id"]
+        entry["special"] |= entry["id"] in (eos, *stop_ids)  # what ends a turn is a control token, flagged or not
     template = files.get("chat_template.jinja")
     return LoadedTokenizer(
         kind="huggingface",
-        encoder=HuggingFaceEncoder(files["tokenizer.json"].decode(), eos),
+        encoder=HuggingFaceEncoder(json.dumps(document), eos),
         files=files,
         special_tokens=special,
-        stop_ids=tuple(stop_ids) if isinstance(stop_ids, list) else (stop_ids,),
+        stop_ids=tuple(stop_ids),
         chat_template=template.decode() if template else _own_template(settings.get("chat_template")),
     )
 
@@ -208,10 +214,11 @@ def _load_rank_file(name: str, data: bytes, config: TokenizerConfig) -> LoadedTo
     pattern = config.pattern or (preset.pattern if preset else None)
     if pattern is None:
         raise ConfigError(
-            f"tokenizer.path: {config.path} is a bare rank file: say what it leaves open with "
+            f"tokenizer.path: {without_secrets(config.path)} is a bare rank file: say what it leaves open with "
             f"tokenizer.preset (one of {', '.join(PRESETS)}), or with tokenizer.pattern and tokenizer.special_tokens"
         )
     special = _configured_tokens(config)
+    stop_tokens = preset.stop_tokens if preset else ()
     if preset:
         named = {"bos_token": preset.bos_token, "eos_token": preset.eos_token, "pad_token": preset.pad_token}
         special = {key: value for key, value in named.items() if value is not None} | special
@@ -219,15 +226,17 @@ def _load_rank_file(name: str, data: bytes, config: TokenizerConfig) -> LoadedTo
     for role, content in special.items():
         if ids[role] is None:
             raise ConfigError(f"tokenizer.{role}: {content!r} is none of the special tokens; add it to special_tokens")
+    ends = {special.get("eos_token"), *stop_tokens}
+    added = tuple(replace(token, special=token.special or token.content in ends) for token in added)
     encoder = BytePairEncoder(
-        _read_ranks(data, config.path),
+        _read_ranks(data, without_secrets(config.path)),
         pattern,
         added,
         nfc=preset.nfc if preset else False,
         prefix=[i for i in [ids.get("bos_token")] if i is not None],
         suffix=[i for i in [ids.get("eos_token")] if i is not None],
     )
-    stops = tuple(token.id for token in added if preset and token.content in preset.stop_tokens)
+    stops = tuple(token.id for token in added if token.content in stop_tokens)
     return LoadedTokenizer("tiktoken", encoder, {name: data}, special, stops, preset=preset)
 
 
@@ -252,8 +261,8 @@ def _load_sentencepiece(name: str, data: bytes, config: TokenizerConfig) -> Load
         encoder = SentencePieceEncoder(data)
     except RuntimeError as error:
         raise ConfigError(
-            f"tokenizer.path: {config.path} is neither a folder with tokenizer.json, a tiktoken rank file, "
-            f"a Tekken file nor a sentencepiece model"
+            f"tokenizer.path: {without_secrets(config.path)} is neither a folder with tokenizer.json, "
+            "a tiktoken rank file, a Tekken file nor a sentencepiece model"
         ) from error
     named = {"bos_token": encoder.bos_id, "eos_token": encoder.eos_id}
     contents = {token.id: token.content for token in encoder.added_tokens}

@@ -22,7 +22,7 @@ def manifest_values() -> dict[str, Any]:
         "chat_template": {"sha256": "e" * 64, "origin": "tokenizer"},
         "clock": "2024-07-26",
         "config": {"seq_len": 16, "nested": [{"key": None}, 1.5, "\u00fc"]},
-        "sources": [{"path": "rows.jsonl", "size": 99, "etag": None, "mtime": "1", "rows": 7}],
+        "sources": [{"path": "rows.jsonl", "setting": 0, "size": 99, "etag": None, "mtime": "1", "rows": 7}],
         "shards": [{"name": "shards/00000-000-dddddddd.arrow", **shard}],
         "holdout": {
             "share": 0.1,

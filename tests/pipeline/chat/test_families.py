@@ -48,9 +48,7 @@ CHATS: dict[str, list[dict[str, Any]]] = {
 
 
 def as_message(raw: dict[str, Any]) -> Message:
-    calls = [
-        (call["function"]["name"], call["function"]["arguments"], call["id"]) for call in raw.get("tool_calls", [])
-    ]
+    calls = [(call["function"], call["id"]) for call in raw.get("tool_calls", [])]
     return Message(
         role=raw["role"],
         content=raw["content"],
