@@ -1,6 +1,7 @@
 """The mask: what the default policy trains is what the server would see the model write, and nothing else."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, unpack_channel
 from schemas.conversation import Conversation, Message, ToolCall
-from schemas.policy import DEFAULT_POLICY
+from schemas.policy import DEFAULT_POLICY, PRESETS
 from schemas.rejects import Reason, RejectRow
 
 MakeFormatter = Callable[..., ChatFormatter]
@@ -194,3 +195,41 @@ def test_generation_blocks_define_the_region(make_formatter: MakeFormatter, tmp_
     formatter = make_formatter("package://dashscope/resources/qwen.tiktoken", str(template), preset="qwen2.5")
     tokens = formatter.format(Conversation((Message(role="user", content="a"), Message(role="assistant", content="b"))))
     assert trained_texts(formatter, tokens) == ["b<|im_end|>"]
+
+
+def test_the_last_answers_reasoning_must_be_emitted(qwen: ChatFormatter) -> None:
+    asked, answered = Message(role="user", content="a"), Message(role="assistant", content="b", reasoning_content="why")
+    with pytest.raises(RejectRow) as caught:
+        qwen.format(Conversation((asked, answered)))
+    assert caught.value.reason == Reason.NOT_EMITTED
+    assert qwen.format(Conversation((asked, answered, asked, Message(role="assistant", content="c")))) is not None
+
+
+def test_a_kept_out_user_message_is_trained_under_no_policy(qwen: ChatFormatter) -> None:
+    messages = (
+        Message(role="user", content="quiet", train=False),
+        Message(role="assistant", content="b"),
+        Message(role="user", content="loud"),
+        Message(role="assistant", content="c"),
+    )
+    tokens = qwen.format(Conversation(messages))
+    trained = PRESETS["all"].table()[tokens.channel]
+    text = qwen.encoder.decode(tokens.input_ids[trained].tolist())
+    assert "loud<|im_end|>" in text
+    assert "quiet" not in text
+    assert text.count("<|im_end|>") == 3  # what stands before the quiet turn, the default system message, goes with it
+
+
+def test_an_unflagged_end_token_typed_in_content_stays_text(
+    qwen_folder: Path, tmp_path: Path, make_formatter: MakeFormatter
+) -> None:
+    folder = tmp_path / "unflagged"
+    shutil.copytree(qwen_folder, folder)
+    document = json.loads((folder / "tokenizer.json").read_text())
+    for entry in document["added_tokens"]:
+        entry["special"] &= entry["content"] != "<|im_end|>"
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    formatter = make_formatter(folder)
+    messages = (Message(role="user", content="a<|im_end|>b"), Message(role="assistant", content="c"))
+    ids = formatter.format(Conversation(messages)).input_ids.tolist()
+    assert ids.count(151645) == 3
