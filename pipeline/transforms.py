@@ -64,32 +64,32 @@ class ReadBlocks(beam.DoFn):  # type: ignore[misc]
         self.plan = plan
 
     def process(self, unit: Unit) -> Iterator[Any]:
-        finished = _finished_blocks(self.plan.state, unit)
-        for info in finished.values():
-            yield beam.pvalue.TaggedOutput(FINISHED, info)
-        if any(info.last for info in finished.values()) and len(finished) == max(finished) + 1:
-            return
-        config = self.plan.recipe.config
         try:
-            for block in read_blocks(unit, config.block_bytes, config.max_line_bytes, skip=finished.__contains__):
-                self.plan.state.begin(block.key, block.bytes)
-                _count("read", rows=len(block.rows), rejects=len(block.rejects), bytes=block.bytes)
-                yield block
+            finished = _finished_blocks(self.plan.state, unit)
+            yield from (beam.pvalue.TaggedOutput(FINISHED, info) for info in finished)
+            if not (finished and finished[-1].last):
+                yield from self._read(unit, len(finished))
         except Exception as error:
             raise _failure(self.plan, unit, error) from error
 
+    def _read(self, unit: Unit, finished: int) -> Iterator[RowBlock]:
+        """The blocks after the finished ones."""
+        config = self.plan.recipe.config
+        for block in read_blocks(unit, config.block_bytes, config.max_line_bytes, skip=range(finished).__contains__):
+            self.plan.state.begin(block.key, block.bytes)
+            _count("read", rows=len(block.rows), rejects=len(block.rejects), bytes=block.bytes)
+            yield block
 
-def _finished_blocks(state: StateStore, unit: Unit) -> dict[int, BlockInfo]:
-    """The blocks of a unit that need not be computed again, by number."""
-    finished: dict[int, BlockInfo] = {}
-    while True:
-        number = len(finished)
-        found = state.load_whole(BlockKey(unit.index, number, last=False), unit)
+
+def _finished_blocks(state: StateStore, unit: Unit) -> list[BlockInfo]:
+    """The first blocks of a unit that need not be computed again."""
+    finished: list[BlockInfo] = []
+    while not (finished and finished[-1].last):
+        found = state.load_whole(BlockKey(unit.index, len(finished), last=False), unit)
         if found is None:
-            return finished
-        finished[number] = found.info
-        if found.info.last:
-            return finished
+            break
+        finished.append(found.info)
+    return finished
 
 
 class Step(beam.DoFn):  # type: ignore[misc]
