@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from pipeline.failures import BudgetExceeded
+from pipeline.failures import BlockFailure, BudgetExceeded
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
 
@@ -205,7 +205,11 @@ def _explain(error: Exception) -> int:
         code = OVER_BUDGET
     else:
         code = FAILED
-    known = isinstance(error, ConfigError | DatasetError | BudgetExceeded)
-    text = str(error) if known else f"{type(error).__name__}: {error}\nrun with --debug for the traceback"
+    if isinstance(error, BlockFailure):
+        text = error.message
+    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}\nrun with --debug for the traceback"
     print(f"packline: {text}", file=sys.stderr)
     return code
