@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from schemas.splitmix import mix
+
 
 @dataclass(frozen=True, slots=True)
 class PackPlan:
@@ -151,26 +153,12 @@ def best_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[list[int]]:
 def order_packs(seed: int, unit: int, block: int, packs: int) -> npt.NDArray[np.int64]:
     """int64[packs]: the packs of a block in the order in which they are written.
 
-    They are sorted by a 64-bit key, equal keys by pack number. With all arithmetic modulo 2^64,
-
-        mix(x):  x = x + 0x9E3779B97F4A7C15
-                 x = (x XOR (x >> 30)) * 0xBF58476D1CE4E5B9
-                 x = (x XOR (x >> 27)) * 0x94D049BB133111EB
-                 x XOR (x >> 31)
+    They are sorted by a 64-bit key, equal keys by pack number; a negative seed is taken modulo 2^64.
 
         key(pack) = mix(mix(mix(mix(seed) XOR unit) XOR block) XOR pack)
-
-    A negative seed is taken modulo 2^64. mix is one step of SplitMix64 (Steele, Lea and Flood 2014).
     """
     keys = np.zeros(packs, np.uint64)
     for value in (seed, unit, block):
         keys = mix(keys ^ np.uint64(value % 2**64))
     keys = mix(keys ^ np.arange(packs, dtype=np.uint64))
     return np.argsort(keys, kind="stable").astype(np.int64)
-
-
-def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)

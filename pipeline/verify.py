@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.pack import mix
 from pipeline.write import channels_by_source, tokens_per_pack
 from schemas.channels import LEGAL, NO_LOSS
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest, RejectFile, ShardFile, add_histograms, load_manifest
 from schemas.shard import Packs, Shard, map_shard, read_shard
+from schemas.splitmix import mix
 from schemas.store import Folder, dataset_folder
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from schemas.splitmix import mix
+
 UInt64s = npt.NDArray[np.uint64]
 
 ROUNDS = 8
@@ -33,7 +35,7 @@ class PackOrder:
         """int64[count]: the pack numbers at the positions start, start + 1, ... of the stream."""
         positions = np.arange(start, start + count, dtype=np.uint64)
         epochs, indices = np.divmod(positions, np.uint64(self.packs))
-        keys = _mix(_mix(np.full_like(epochs, self.seed)) + epochs)
+        keys = mix(mix(np.full_like(epochs, self.seed)) + epochs)
         return self._permute(indices, keys).astype(np.int64)
 
     def _permute(self, indices: UInt64s, keys: UInt64s) -> UInt64s:
@@ -49,16 +51,8 @@ def _shuffle_bits(values: UInt64s, keys: UInt64s, half_bits: int) -> UInt64s:
     shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> shift, values & mask
     for number in range(ROUNDS):
-        left, right = right, left ^ (_mix(right + _mix(keys + np.uint64(number))) & mask)
+        left, right = right, left ^ (mix(right + mix(keys + np.uint64(number))) & mask)
     return left << shift | right
-
-
-def _mix(values: UInt64s) -> UInt64s:
-    """A bijection of 64-bit numbers in which every input bit moves about half of the output bits (SplitMix64)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
 
 
 def deal(packs: npt.NDArray[np.int64], rank: int, ranks: int, packs_per_microbatch: int) -> list[npt.NDArray[np.int64]]:
