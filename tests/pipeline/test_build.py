@@ -1,36 +1,29 @@
 """Whole builds: the same bytes however they run, nothing published before it is whole, clear words where one fails."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
+from building import (
+    PACKLINE,
+    data_files,
+    finished_states,
+    kill_in_the_middle,
+    run_packline,
+    small_rows,
+    write_config,
+    write_jsonl,
+)
 
 from schemas.manifest import decode_manifest
 from schemas.shard import map_shard
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def _load_helpers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_helpers", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-helpers = _load_helpers()
 
 
 def documents_of(dataset: Path) -> list[tuple[int, int, int]]:
@@ -44,11 +37,11 @@ def documents_of(dataset: Path) -> list[tuple[int, int, int]]:
     return places
 
 
-def test_same_bytes_with_any_workers_repeats_and_kills(project: Path, packline: Run) -> None:
-    clean = packline("build", "config.yaml", "--workers", "1", cwd=project)
+def test_same_bytes_with_any_workers_repeats_and_kills(project: Path) -> None:
+    clean = run_packline("build", "config.yaml", "--workers", "1", cwd=project)
     assert clean.returncode == 0, clean.stderr
-    expected = helpers.data_files(project / "out")
-    units = {state["info"]["unit"] for state in helpers.finished_states(project / "out")}
+    expected = data_files(project / "out")
+    units = {state["info"]["unit"] for state in finished_states(project / "out")}
     assert len(units) >= 10
 
     ways = {
@@ -59,27 +52,27 @@ def test_same_bytes_with_any_workers_repeats_and_kills(project: Path, packline: 
     for name, extra in ways.items():
         arguments = ["build", "config.yaml", "--set", f"output={name}", *extra]
         if name == "killed":
-            done = helpers.kill_in_the_middle(arguments, project, project / name, finished=3)
+            done = kill_in_the_middle(arguments, project, project / name, finished=3)
             assert 3 <= done < len(units)
             assert not (project / name / "manifest.json").exists()
             before = {path: path.stat().st_mtime_ns for path in (project / name).glob("state/*/*.json")}
-        run = packline(*arguments, cwd=project)
+        run = run_packline(*arguments, cwd=project)
         assert run.returncode == 0, run.stderr
-        assert helpers.data_files(project / name) == expected
+        assert data_files(project / name) == expected
         if name == "three":
-            assert len({state["process"] for state in helpers.finished_states(project / name)}) >= 2
+            assert len({state["process"] for state in finished_states(project / name)}) >= 2
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in before.items())  # no finished block was done again
 
-    again = packline("build", "config.yaml", cwd=project)
+    again = run_packline("build", "config.yaml", cwd=project)
     assert again.returncode == 0
     assert "already built" in again.stdout
-    assert packline("verify", "out", "--deep", cwd=project).returncode == 0
+    assert run_packline("verify", "out", "--deep", cwd=project).returncode == 0
 
 
 @pytest.mark.parametrize("moment", ["starting", "working"])
 def test_a_killed_worker_is_named(project: Path, moment: str) -> None:
     process = subprocess.Popen(
-        [helpers.PACKLINE, "build", "config.yaml", "--workers", "2"], cwd=project, stderr=subprocess.PIPE, text=True
+        [PACKLINE, "build", "config.yaml", "--workers", "2"], cwd=project, stderr=subprocess.PIPE, text=True
     )
     _kill_one_worker(process.pid, project / "out", moment)
     _, errors = process.communicate(timeout=120)
@@ -104,7 +97,7 @@ def _kill_one_worker(launcher: int, dataset: Path, moment: str) -> None:
 
 def test_interrupt_stops_the_workers(project: Path) -> None:
     process = subprocess.Popen(
-        [helpers.PACKLINE, "build", "config.yaml", "--workers", "2"], cwd=project, stderr=subprocess.PIPE, text=True
+        [PACKLINE, "build", "config.yaml", "--workers", "2"], cwd=project, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
     while not list((project / "out").glob("state/*/*.begun")) and time.monotonic() < deadline:
@@ -120,34 +113,34 @@ def test_interrupt_stops_the_workers(project: Path) -> None:
     assert not alive
 
 
-def test_a_users_own_modules_do_not_get_in_the_way(project: Path, packline: Run) -> None:
+def test_a_users_own_modules_do_not_get_in_the_way(project: Path) -> None:
     for name in ("train", "schemas", "pipeline", "proto"):
         (project / f"{name}.py").write_text("raise RuntimeError('the user module was imported')\n")
-    run = packline("build", "config.yaml", "--workers", "2", cwd=project)
+    run = run_packline("build", "config.yaml", "--workers", "2", cwd=project)
     assert run.returncode == 0, run.stderr
 
 
-def test_a_custom_module_travels_to_the_workers(project: Path, packline: Run) -> None:
+def test_a_custom_module_travels_to_the_workers(project: Path) -> None:
     (project / "my_rows.py").write_text(
         "PREFIX = 'Q: '\n\ndef convert(row, suffix):\n"
         "    asked, answered = row['messages'][-2:]\n"
         "    return [{**asked, 'content': PREFIX + asked['content'] + suffix}, answered]\n"
     )
     transform = {"type": "custom", "function": "my_rows:convert", "args": {"suffix": "?"}}
-    helpers.write_config(project, sources=[{"path": "rows.jsonl", "transform": transform}])
-    run = packline("build", "config.yaml", "--workers", "2", cwd=project)
+    write_config(project, sources=[{"path": "rows.jsonl", "transform": transform}])
+    run = run_packline("build", "config.yaml", "--workers", "2", cwd=project)
     assert run.returncode == 0, run.stderr
-    shown = packline("inspect", "out", "--pack", "0", cwd=project)
+    shown = run_packline("inspect", "out", "--pack", "0", cwd=project)
     assert "Q: " in shown.stdout
     (project / "my_rows.py").write_text((project / "my_rows.py").read_text().replace("Q: ", "A: "))
-    changed = packline("build", "config.yaml", cwd=project)
+    changed = run_packline("build", "config.yaml", cwd=project)
     assert changed.returncode == 2  # the module's source is part of the recipe
     assert "another recipe" in changed.stderr
 
 
-def test_rows_are_packed_or_rejected(tmp_path: Path, packline: Run) -> None:
+def test_rows_are_packed_or_rejected(tmp_path: Path) -> None:
     """Each good row in exactly one pack, each bad one a reject with its place; the holdout apart."""
-    good = helpers.small_rows(300)
+    good = small_rows(300)
     lines = [json.dumps(row) for row in good]
     bad = {
         40: "{",
@@ -159,10 +152,10 @@ def test_rows_are_packed_or_rejected(tmp_path: Path, packline: Run) -> None:
         lines.insert(at, line)
     data = "\n".join(lines) + "\n"
     (tmp_path / "rows.jsonl").write_text(data)
-    helpers.write_config(tmp_path, holdout=0.2, max_reject_fraction=0.05)
-    run = packline("build", "config.yaml", cwd=tmp_path)
+    write_config(tmp_path, holdout=0.2, max_reject_fraction=0.05)
+    run = run_packline("build", "config.yaml", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert packline("verify", "out", "--deep", cwd=tmp_path).stdout == "ok\n"
+    assert run_packline("verify", "out", "--deep", cwd=tmp_path).stdout == "ok\n"
 
     starts = [0]
     for line in lines:
@@ -180,21 +173,21 @@ def test_rows_are_packed_or_rejected(tmp_path: Path, packline: Run) -> None:
     assert 30 < held_out < 90
 
 
-def test_the_budget(tmp_path: Path, packline: Run) -> None:
-    rows: list[Any] = helpers.small_rows(200)
-    helpers.write_jsonl(tmp_path / "rows.jsonl", [*rows, *({"messages": []} for _ in range(20))])
-    helpers.write_config(tmp_path)
-    run = packline("build", "config.yaml", "--workers", "2", cwd=tmp_path)
+def test_the_budget(tmp_path: Path) -> None:
+    rows: list[Any] = small_rows(200)
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, *({"messages": []} for _ in range(20))])
+    write_config(tmp_path)
+    run = run_packline("build", "config.yaml", "--workers", "2", cwd=tmp_path)
     assert run.returncode == 3
     assert "20 of 220 rows were rejected" in run.stderr
     assert "20 empty" in run.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
-    raised = packline("build", "config.yaml", "--set", "max_reject_fraction=0.2", cwd=tmp_path)
+    raised = run_packline("build", "config.yaml", "--set", "max_reject_fraction=0.2", cwd=tmp_path)
     assert raised.returncode == 0, raised.stderr
 
 
-def test_a_misspelt_column_ends_before_beam(project: Path, packline: Run) -> None:
-    run = packline("build", "config.yaml", "--set", "sources.0.transform.column=message", cwd=project)
+def test_a_misspelt_column_ends_before_beam(project: Path) -> None:
+    run = run_packline("build", "config.yaml", "--set", "sources.0.transform.column=message", cwd=project)
     assert run.returncode == 2
     assert "missing_column" in run.stderr
     assert not (project / "out").exists()
@@ -210,20 +203,20 @@ def test_a_misspelt_column_ends_before_beam(project: Path, packline: Run) -> Non
         ("output=memory://x", "memory://"),
     ],
 )
-def test_config_errors_are_found_before_beam(project: Path, packline: Run, override: str, words: str) -> None:
-    run = packline("build", "config.yaml", "--set", override, cwd=project)
+def test_config_errors_are_found_before_beam(project: Path, override: str, words: str) -> None:
+    run = run_packline("build", "config.yaml", "--set", override, cwd=project)
     assert run.returncode == 2
     assert words in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_a_folder_keeps_to_one_data_set(project: Path, packline: Run) -> None:
-    assert packline("build", "config.yaml", cwd=project).returncode == 0
-    other = packline("build", "config.yaml", "--set", "seed=7", cwd=project)
+def test_a_folder_keeps_to_one_data_set(project: Path) -> None:
+    assert run_packline("build", "config.yaml", cwd=project).returncode == 0
+    other = run_packline("build", "config.yaml", "--set", "seed=7", cwd=project)
     assert other.returncode == 2
     assert "seed was 0, is 7" in other.stderr
-    helpers.write_jsonl(project / "rows.jsonl", helpers.small_rows(601))
-    changed = packline("build", "config.yaml", cwd=project)
+    write_jsonl(project / "rows.jsonl", small_rows(601))
+    changed = run_packline("build", "config.yaml", cwd=project)
     assert changed.returncode == 2
     assert "changed: rows.jsonl" in changed.stderr
 
@@ -244,16 +237,16 @@ def test_a_source_that_changes_stops_the_build(project: Path) -> None:
     assert Folder(f"{project}/out").size("manifest.json") is None
 
 
-def test_plan_writes_nothing(project: Path, packline: Run) -> None:
+def test_plan_writes_nothing(project: Path) -> None:
     before = sorted(os.listdir(project))
-    run = packline("plan", "config.yaml", cwd=project)
+    run = run_packline("plan", "config.yaml", cwd=project)
     assert run.returncode == 0, run.stderr
     assert "nothing yet" in run.stdout
     assert sorted(os.listdir(project)) == before
 
 
-def test_preview(project: Path, packline: Run) -> None:
-    run = packline("preview", "config.yaml", "-n", "2", "--json", cwd=project)
+def test_preview(project: Path) -> None:
+    run = run_packline("preview", "config.yaml", "-n", "2", "--json", cwd=project)
     shown = json.loads(run.stdout)
     assert len(shown) == 2
     tokens = shown[0]["tokens"]
@@ -261,7 +254,7 @@ def test_preview(project: Path, packline: Run) -> None:
     first = json.loads((project / "rows.jsonl").read_text().splitlines()[0])
     answers = [m["content"] + "<|im_end|>" for m in first["messages"] if m["role"] == "assistant"]
     assert "".join(token["text"] for token in tokens if token["trained"]) == "".join(answers)
-    assert "trained" in packline("preview", "config.yaml", cwd=project).stdout
+    assert "trained" in run_packline("preview", "config.yaml", cwd=project).stdout
 
 
 def test_build_as_a_python_call(project: Path) -> None:

@@ -1,17 +1,10 @@
 """The real rows beside the checkout: conversations, tool calls and web text together, in two families' tokenizers."""
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-QWEN = {"path": "package://dashscope/resources/qwen.tiktoken", "preset": "qwen2.5"}
-LLAMA = {"path": "package://llama_models/llama3/tokenizer.model", "preset": "llama3"}
+from building import LLAMA, QWEN, data_files, finished_states, kill_in_the_middle, run_packline
 
 
 def write_config(folder: Path, data: Path, tokenizer: dict[str, Any]) -> None:
@@ -31,52 +24,37 @@ def write_config(folder: Path, data: Path, tokenizer: dict[str, Any]) -> None:
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
 
 
-@pytest.fixture
-def finished_blocks(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
-    def read(name: str) -> list[dict[str, Any]]:
-        return [json.loads(path.read_bytes()) for path in (tmp_path / name).glob("state/*/*.json")]
-
-    return read
-
-
-def test_qwen_the_same_bytes_in_every_way(
-    tmp_path: Path,
-    shared_data: Path,
-    packline: Run,
-    kill_in_the_middle: Callable[..., int],
-    data_files: Callable[[Path], dict[str, bytes]],
-    finished_blocks: Callable[[str], list[dict[str, Any]]],
-) -> None:
+def test_qwen_the_same_bytes_in_every_way(tmp_path: Path, shared_data: Path) -> None:
     write_config(tmp_path, shared_data, QWEN)
     for name, extra in {"one": ["--workers", "1"], "three": ["--workers", "3"], "killed": ["--workers", "2"]}.items():
         arguments = ["build", "config.yaml", "--set", f"output={name}", *extra]
         if name == "killed":
             done = kill_in_the_middle(arguments, tmp_path, tmp_path / name, finished=4)
-            assert 0 < done < len(finished_blocks("one"))
+            assert 0 < done < len(finished_states(tmp_path / "one"))
             assert not (tmp_path / name / "manifest.json").exists()
-        run = packline(*arguments, cwd=tmp_path)
+        run = run_packline(*arguments, cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         assert data_files(tmp_path / name) == data_files(tmp_path / "one")
-    assert len({state["info"]["unit"] for state in finished_blocks("one")}) >= 20
-    assert len({state["process"] for state in finished_blocks("three")}) >= 2
-    verified = packline("verify", "one", "--deep", cwd=tmp_path)
+    assert len({state["info"]["unit"] for state in finished_states(tmp_path / "one")}) >= 20
+    assert len({state["process"] for state in finished_states(tmp_path / "three")}) >= 2
+    verified = run_packline("verify", "one", "--deep", cwd=tmp_path)
     assert verified.stdout == "ok\n"
     totals = json.loads((tmp_path / "one" / "manifest.json").read_bytes())["totals"]
     assert totals["rows"] == 7473 + 300 + 300
 
 
-def test_llama(tmp_path: Path, shared_data: Path, packline: Run) -> None:
+def test_llama(tmp_path: Path, shared_data: Path) -> None:
     write_config(tmp_path, shared_data, LLAMA)
-    run = packline("build", "config.yaml", "--set", "block_bytes=1MiB", cwd=tmp_path)
+    run = run_packline("build", "config.yaml", "--set", "block_bytes=1MiB", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert packline("verify", "out", "--deep", cwd=tmp_path).stdout == "ok\n"
+    assert run_packline("verify", "out", "--deep", cwd=tmp_path).stdout == "ok\n"
 
 
-def test_gsm8k_fills_its_packs(tmp_path: Path, shared_data: Path, packline: Run) -> None:
+def test_gsm8k_fills_its_packs(tmp_path: Path, shared_data: Path) -> None:
     """Plain best-fit decreasing fills 99.0% here."""
     write_config(tmp_path, shared_data, QWEN)
     config = json.loads((tmp_path / "config.yaml").read_text())
     config |= {"sources": config["sources"][:1], "block_bytes": "32MiB"}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    assert packline("build", "config.yaml", cwd=tmp_path).returncode == 0
+    assert run_packline("build", "config.yaml", cwd=tmp_path).returncode == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["fill"] >= 0.995
