@@ -1,5 +1,6 @@
 """The channel of every character of a rendering, and from it the channel of every token."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ _ROLES = {
     "assistant": Role.ASSISTANT,
     "tool": Role.TOOL,
 }
+_EMPTY_BLOCK = re.compile(r"\s*<([^<>/\s]+)>\s*</\1>")
 _PARTS = {Field.BODY: Part.BODY, Field.REASONING: Part.REASONING, Field.TOOL_CALL: Part.TOOL_CALL}
 
 
@@ -96,15 +98,19 @@ def _mark_around(parts: Bytes, own: Sequence[RowSpan], field: Field, start: int,
 
 def _mark_reasoning(parts: Bytes, text: str, own: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
     """The opening tag is what stands before the reasoning; the closing tag goes through the first added token after
-    it, else through the line."""
+    it, else through the line. A turn that begins with an empty pair of tags begins with empty reasoning."""
     spans = [number for number, span in enumerate(own) if span.origin.field == Field.REASONING]
     if not spans:
+        first = own[0].start if own else region.end_token
+        empty = _EMPTY_BLOCK.match(text, region.start, first)
+        parts[region.start : empty.end() if empty else region.start] = Part.REASONING
         return
     last = spans[-1]
     limit = own[last + 1].start if last + 1 < len(own) else region.end_token
     begin = own[spans[0] - 1].end if spans[0] else region.start
     tag = next(lexemes.added.find(text[own[last].end : limit]), None)
-    line = text.find("\n", own[last].end, limit)
+    after = text[own[last].end : limit]
+    line = text.find("\n", limit - len(after.lstrip()), limit)
     closing = own[last].end + tag.end if tag else limit if line < 0 else line + 1
     parts[begin:closing] = Part.REASONING
 

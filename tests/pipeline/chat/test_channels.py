@@ -233,3 +233,20 @@ def test_an_unflagged_end_token_typed_in_content_stays_text(
     messages = (Message(role="user", content="a<|im_end|>b"), Message(role="assistant", content="c"))
     ids = formatter.format(Conversation(messages)).input_ids.tolist()
     assert ids.count(151645) == 3
+
+
+def test_reasoning_and_an_empty_think_block(
+    trl_templates: Path, qwen_folder: Path, make_formatter: MakeFormatter
+) -> None:
+    formatter = make_formatter(qwen_folder, str(trl_templates / "qwen3.jinja"))
+
+    def texts(part: Part, **answer: str) -> str:
+        conversation = (Message(role="user", content="a"), Message(role="assistant", content="b", **answer))
+        tokens = formatter.format(Conversation(conversation))
+        chosen = (tokens.channel >> 3 & 7) == part
+        return formatter.encoder.decode(tokens.input_ids[chosen].tolist())
+
+    # Qwen 2.5 has no token for the tags, so that the last of them merges with the line ends after it.
+    assert texts(Part.REASONING, reasoning_content="why").rstrip("\n") == "<think>\nwhy\n</think>"
+    assert texts(Part.REASONING).rstrip("\n") == "<think>\n\n</think>"
+    assert texts(Part.BODY).endswith("b")
