@@ -209,6 +209,8 @@ def _explain(error: Exception) -> int:
         text = error.message
     elif isinstance(error, ConfigError | DatasetError | BudgetExceeded):
         text = str(error)
+    elif isinstance(error, ModuleNotFoundError):
+        text = f"{error}; install what the pipeline needs with: pip install 'packline[pipeline]'"
     else:
         text = f"{type(error).__name__}: {error}\nrun with --debug for the traceback"
     print(f"packline: {text}", file=sys.stderr)

@@ -29,6 +29,9 @@ def main() -> int:
         from train.loop import train
 
         train(config)
+    except ModuleNotFoundError as error:
+        print(f"packline-train: {error}; install the trainer's needs: pip install 'packline[train]'", file=sys.stderr)
+        return 1
     except (ConfigError, DatasetError) as error:
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
         print(f"packline-train: {rank}{error}", file=sys.stderr)
