@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from pipeline.block_info import StateStore
 from pipeline.blocks import SourceFile, Unit
+from pipeline.chat.formatter import ChatFormatter
 from pipeline.config import BuildConfig
 from pipeline.convert import Converter, make_converter
+from pipeline.encoders.base import Encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
 from pipeline.recipe import Recipe, make_dataset_id, make_formatter, make_recipe
@@ -22,6 +24,7 @@ class BuildPlan:
     units: tuple[Unit, ...]
     converters: tuple[Converter, ...]  # by entry of the config's `sources`; a custom one travels with its code
     warnings: tuple[str, ...] = ()
+    unflagged_controls: tuple[str, ...] = ()  # control tokens that the tokenizer does not flag special
 
     @property
     def dataset_id(self) -> str:
@@ -52,6 +55,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         converters=tuple(
             make_converter(source.transform, loss_weights=config.loss_weights) for source in config.sources
         ),
+        unflagged_controls=_unflagged(tokenizer.encoder, formatter) if formatter else (),
         warnings=(
             *sources.warnings,
             *(
@@ -60,3 +64,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
             ),
         ),
     )
+
+
+def _unflagged(encoder: Encoder, formatter: ChatFormatter) -> tuple[str, ...]:
+    flagged = {token.content for token in encoder.added_tokens if token.special}
+    return tuple(token.content for token in formatter.control_tokens if token.content not in flagged)

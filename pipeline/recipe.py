@@ -89,7 +89,7 @@ def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter 
 def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
     formatter = make_formatter(recipe, tokenizer)
     return Tools(
-        documents=DocumentTokenizer(recipe.config, tokenizer.encoder, formatter),
+        documents=DocumentTokenizer(recipe.config, formatter.encoder if formatter else tokenizer.encoder, formatter),
         formatter=formatter,
         tokenizer=tokenizer,
     )

@@ -61,6 +61,8 @@ def print_plan(plan: BuildPlan, console: Console) -> None:
     facts.add_row("recipe", plan.recipe.id)
     facts.add_row("data set", plan.dataset_id)
     facts.add_row("template", plan.recipe.template.origin if plan.recipe.template else "none")
+    if plan.unflagged_controls:
+        facts.add_row("control tokens", f"those flagged special, and {' '.join(plan.unflagged_controls)}")
     facts.add_row("output", f"{plan.output.shown}: {_standing(plan)}")
     console.print(facts)
 

@@ -1,13 +1,14 @@
 """From a conversation to ids and channels: render, find the regions, encode, look up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.chat.channels import character_channels, region_numbers, token_channels
-from pipeline.chat.probe import choose_tool_arguments, find_turn_ends
+from pipeline.chat.probe import choose_tool_arguments, find_border_tokens, find_turn_ends
 from pipeline.chat.regions import (
     Lexemes,
     Region,
@@ -19,10 +20,9 @@ from pipeline.chat.regions import (
 )
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
-from pipeline.encoders.base import Encoder, TokenFinder, TokenSpan
+from pipeline.encoders.base import AddedToken, Encoder, TokenFinder, TokenSpan
 from schemas.channels import NO_LOSS
 from schemas.conversation import Conversation, Message
-from schemas.rejects import RejectRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,13 @@ class ChatFormatter:
         added = encoder.added_tokens
         eos = next((token for token in added if token.content == eos_token), None)
         ends = find_turn_ends(template, added, stop_ids, eos)
-        self.template = template
-        self.encoder = encoder
-        self.end_ids = sorted(token.id for token in ends.tokens)
-        self.control_tokens = tuple(token for token in added if token.special or token in ends.tokens)
-        self._closing = ends.closing
         self._lexemes = Lexemes(added, ends.tokens)
+        controls = {*ends.tokens, *find_border_tokens(template, added, self._lexemes)}
+        self.template = template
+        self.control_tokens = tuple(token for token in added if token.special or token in controls)
+        self.encoder = _with_controls(encoder, self.control_tokens)
+        self.end_ids = sorted(token.id for token in ends.tokens)
+        self._closing = ends.closing
         self._controls = TokenFinder(self.control_tokens)
 
     def format(self, conversation: Conversation) -> Tokens:
@@ -63,7 +64,8 @@ class ChatFormatter:
         rendering = self.render(conversation)
         check_emitted(rendering, messages)
         rows = row_spans(rendering)
-        regions = find_regions(rendering, messages, self._prompts(conversation), self._lexemes)
+        prompt = partial(self.template.prompt, messages, conversation.tools)
+        regions = find_regions(rendering, messages, prompt, self._lexemes)
         characters = character_channels(rendering.plain, rows, regions, messages, self._lexemes)
         numbers = region_numbers(len(rendering), regions)
         encoded = self.encoder.encode(rendering.plain, self._control_spans(rendering, rows))
@@ -77,18 +79,6 @@ class ChatFormatter:
         rendering = self.template.render(conversation.messages, conversation.tools)
         return close_last_turn(rendering, conversation.messages, self._closing, self._lexemes)
 
-    def _prompts(self, conversation: Conversation) -> Callable[[int], Traced | None]:
-        """What serving sends before message i is written."""
-
-        def prompt(index: int) -> Traced | None:
-            try:
-                before = conversation.messages[:index]
-                return self.template.render(before, conversation.tools, add_generation_prompt=True)
-            except RejectRow:
-                return None
-
-        return prompt
-
     def _control_spans(self, rendering: Traced, rows: Sequence[RowSpan]) -> list[TokenSpan]:
         """Control tokens in template text only; typed in content they stay text."""
         row_text = np.zeros(len(rendering) + 1, np.bool_)
@@ -96,6 +86,12 @@ class ChatFormatter:
             row_text[start:end] = True
         found = self._controls.find(rendering.plain)
         return [span for span in found if not row_text[span.content].any()]
+
+
+def _with_controls(encoder: Encoder, controls: Sequence[AddedToken]) -> Encoder:
+    if all(token.special for token in controls):
+        return encoder
+    return encoder.with_controls([token.content for token in controls])
 
 
 def _weights(

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from pipeline.chat.regions import row_spans
+from pipeline.chat.regions import Lexemes, find_regions, row_spans
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, TokenFinder
@@ -67,6 +68,28 @@ def _gaps_after_answers(rendering: Traced, messages: Sequence[Message]) -> Itera
         ends_turn = following is None or following.origin.message != span.origin.message
         if ends_turn and span.origin.message >= 0 and messages[span.origin.message].role == "assistant":
             yield span.end, following.start if following else len(rendering)
+
+
+def find_border_tokens(template: ChatTemplate, added: Sequence[AddedToken], lexemes: Lexemes) -> tuple[AddedToken, ...]:
+    """Added tokens, flagged special or not, that the template writes outside what the model generates and never
+    inside it: headers and the like. Typed in content they must stay text."""
+    outside: set[int] = set()
+    inside: set[int] = set()
+    for messages in _CONVERSATIONS:
+        rendering = _try_render(template, messages)
+        if rendering is None:
+            continue
+        try:
+            regions = find_regions(rendering, messages, partial(template.prompt, messages, None), lexemes)
+        except RejectRow:
+            continue
+        rows = row_spans(rendering)
+        for span in lexemes.added.find(rendering.plain):
+            if any(row.start < span.content.stop and span.content.start < row.end for row in rows):
+                continue
+            generated = any(region.start <= span.content.start < region.end_token for region in regions)
+            (inside if generated else outside).add(span.id)
+    return tuple(token for token in added if token.id in outside - inside)
 
 
 def _try_render(template: ChatTemplate, messages: Sequence[Message]) -> Traced | None:

@@ -44,6 +44,13 @@ class ChatTemplate:
         except Exception as error:  # a template may fail in any way on a row it was not written for
             raise RejectRow(Reason.TEMPLATE_ERROR, f"{type(error).__name__}: {error}"[:300]) from error
 
+    def prompt(self, messages: Sequence[Message], tools: str | None, index: int) -> Traced | None:
+        """What serving sends before message `index` is written; None where the template refuses that."""
+        try:
+            return self.render(messages[:index], tools, add_generation_prompt=True)
+        except RejectRow:
+            return None
+
     def _view(self, message: Message, index: int) -> dict[str, Any]:
         """The message as the template sees it: null fields are absent; reasoning under both of its names,
         as transformers gives it."""

@@ -1,8 +1,8 @@
 """What every encoder gives: flat ids, and the characters that each id covers."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -63,8 +63,15 @@ class Encoder(Protocol):
     def encode_document(self, text: str) -> npt.NDArray[np.int32]:
         """int32[n]: a plain text, with what the tokenizer puts before it and EOS after it."""
 
+    def with_controls(self, contents: Collection[str]) -> "Encoder":
+        """The same encoder, for which these added tokens are control tokens as well."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, control tokens included; broken characters as U+FFFD."""
+
+
+def flag_controls(tokens: Iterable[AddedToken], contents: Collection[str]) -> tuple[AddedToken, ...]:
+    return tuple(replace(token, special=token.special or token.content in contents) for token in tokens)
 
 
 class TokenFinder:

@@ -1,13 +1,23 @@
 """tiktoken: a rank file with a pattern (Llama 3, Qwen, Tekken, cl100k and the like)."""
 
+import copy
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from pipeline.encoders.base import AddedToken, Encoded, EncodingFailed, TokenFinder, TokenSpan, gaps, join_encoded
+from pipeline.encoders.base import (
+    AddedToken,
+    Encoded,
+    EncodingFailed,
+    TokenFinder,
+    TokenSpan,
+    flag_controls,
+    gaps,
+    join_encoded,
+)
 from pipeline.encoders.normalization import nfc_with_origins
 
 
@@ -28,8 +38,7 @@ class BytePairEncoder:
         suffix: Sequence[int] = (),
     ) -> None:
         self._ranks = tiktoken.Encoding("ranks", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
-        self.added_tokens = tuple(added_tokens)
-        self._plain = TokenFinder(token for token in added_tokens if not token.special)
+        self._set_added(added_tokens)
         self._names = {token.id: token.content.encode() for token in added_tokens}
         self._first_id = first_id
         self._nfc = nfc
@@ -38,6 +47,15 @@ class BytePairEncoder:
         for token, rank in ranks.items():
             self._sizes[rank] = len(token)
         self.vocab_size = max([first_id + len(self._sizes) - 1, *self._names]) + 1
+
+    def _set_added(self, added_tokens: Sequence[AddedToken]) -> None:
+        self.added_tokens = tuple(added_tokens)
+        self._plain = TokenFinder(token for token in added_tokens if not token.special)
+
+    def with_controls(self, contents: Collection[str]) -> "BytePairEncoder":
+        other = copy.copy(self)
+        other._set_added(flag_controls(self.added_tokens, contents))
+        return other
 
     def encode(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
         pieces = [self._encode_plain(text[start:end]) for start, end in gaps(len(text), controls)]

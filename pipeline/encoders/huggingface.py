@@ -1,7 +1,7 @@
 """Hugging Face's `tokenizers`: the tokenizer.json of a model folder."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ class HuggingFaceEncoder:
     libraries: tuple[str, ...] = ("tokenizers",)
 
     def __init__(self, tokenizer_json: str, eos_id: int | None) -> None:
+        self._source = tokenizer_json, eos_id
         added = json.loads(tokenizer_json).get("added_tokens") or []
         self.added_tokens = tuple(_added_token(entry) for entry in added)
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -40,6 +41,13 @@ class HuggingFaceEncoder:
     def encode_document(self, text: str) -> npt.NDArray[np.int32]:
         ids = self._encode_literally(text).ids.tolist()
         return np.array([*self._prefix, *ids, *self._suffix], np.int32)
+
+    def with_controls(self, contents: Collection[str]) -> "HuggingFaceEncoder":
+        tokenizer_json, eos_id = self._source
+        document = json.loads(tokenizer_json)
+        for entry in document["added_tokens"]:
+            entry["special"] |= entry["content"] in contents
+        return HuggingFaceEncoder(json.dumps(document), eos_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)

@@ -7,11 +7,11 @@ import importlib.util
 import json
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.config import Tokenizer as TokenizerConfig
-from pipeline.encoders.base import AddedToken, Encoder
+from pipeline.encoders.base import AddedToken, Encoder, flag_controls
 from pipeline.encoders.presets import PRESETS, Preset
 from schemas.errors import ConfigError
 from schemas.store import Folder, without_secrets
@@ -227,7 +227,7 @@ def _load_rank_file(name: str, data: bytes, config: TokenizerConfig) -> LoadedTo
         if ids[role] is None:
             raise ConfigError(f"tokenizer.{role}: {content!r} is none of the special tokens; add it to special_tokens")
     ends = {special.get("eos_token"), *stop_tokens}
-    added = tuple(replace(token, special=token.special or token.content in ends) for token in added)
+    added = flag_controls(added, [content for content in ends if content])
     encoder = BytePairEncoder(
         _read_ranks(data, without_secrets(config.path)),
         pattern,

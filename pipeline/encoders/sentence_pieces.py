@@ -1,6 +1,6 @@
 """sentencepiece: a `.model` file (Llama 2, Mistral, Gemma and the like)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,9 @@ class SentencePieceEncoder:
         prefix = [] if self.bos_id is None else [self.bos_id]
         suffix = [] if self.eos_id is None else [self.eos_id]
         return np.array([*prefix, *self._document.encode(text), *suffix], np.int32)
+
+    def with_controls(self, contents: Collection[str]) -> "SentencePieceEncoder":
+        return self  # a model's control pieces never come out of text, and it has no other added tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Runs of plain pieces between control tokens; the leading space of a run stays."""
