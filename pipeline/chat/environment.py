@@ -178,8 +178,3 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         if value.__name__ == "format_map":
             return lambda mapping: filters.brace_format(formatter, template, (), mapping)
         return lambda *args, **kwargs: filters.brace_format(formatter, template, args, kwargs)
-
-
-def compile_template(source: str, clock: date) -> jinja2.Template:
-    """Raises jinja2.TemplateSyntaxError."""
-    return TracingEnvironment(clock).from_string(source)
