@@ -1,6 +1,7 @@
 """What is known of a finished block: everything that the manifest needs, and nothing that a retry could change."""
 
 import posixpath
+from collections.abc import Iterable
 from dataclasses import fields
 
 from pydantic import ValidationError
@@ -90,11 +91,15 @@ class StateStore:
         state = self.load(key)
         if state is None or state.info.unit_sha256 != unit_sha256(unit):
             return None
-        whole = all(self.output.size(file.name) == file.bytes for file in state.info.files)
-        return state if whole else None
+        return state if are_there(self.output, state.info.files) else None
 
     def names(self) -> list[str]:
         return [posixpath.basename(name) for name in self.output.names(self.folder)]
+
+
+def are_there(output: Folder, files: Iterable[ShardFile | RejectFile]) -> bool:
+    """Whether each file is there with its size."""
+    return all(output.size(file.name) == file.bytes for file in files)
 
 
 def different_attempts(info: BlockInfo) -> str:

@@ -25,6 +25,7 @@ class SourceFile:
     size: int
     etag: str | None
     mtime: str | None
+    text_unit: Literal["line", "file"] = "line"  # of format text: what is a document
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A build, planned: what will be read, by which units, under which recipe, and what it is called."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline.block_info import StateStore
 from pipeline.blocks import SourceFile, Unit
@@ -10,7 +11,7 @@ from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
-from pipeline.recipe import Recipe, make_dataset_id, make_formatter, make_recipe
+from pipeline.recipe import Recipe, keep_tools, make_dataset_id, make_recipe, make_tools
 from schemas.errors import ConfigError
 from schemas.store import Folder
 
@@ -25,6 +26,14 @@ class BuildPlan:
     converters: tuple[Converter, ...]  # by entry of the config's `sources`; a custom one travels with its code
     warnings: tuple[str, ...] = ()
     unflagged_controls: tuple[str, ...] = ()  # control tokens that the tokenizer does not flag special
+
+    @cached_property
+    def setting_of_source(self) -> tuple[int, ...]:
+        return tuple(file.setting for file in self.files)
+
+    @cached_property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(file.url for file in self.files)
 
     @property
     def dataset_id(self) -> str:
@@ -45,7 +54,9 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
     tokenizer = load_tokenizer(config.tokenizer)
     recipe = make_recipe(config, tokenizer)
-    formatter = make_formatter(recipe, tokenizer)
+    tools = make_tools(recipe, tokenizer)
+    keep_tools(recipe, tools)
+    formatter = tools.formatter
     sources = plan_sources(config)
     uncovered = sorted(formatter.template.environment.uncovered) if formatter else []
     return BuildPlan(

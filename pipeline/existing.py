@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.block_info import are_there
 from pipeline.build_plan import BuildPlan
 from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
-from schemas.manifest import MANIFEST, Manifest, RejectFile, ShardFile, Source, load_manifest
+from schemas.manifest import MANIFEST, Manifest, Source, load_manifest
 
 
 def find_published(plan: BuildPlan) -> Manifest | None:
@@ -31,8 +32,7 @@ def find_published(plan: BuildPlan) -> Manifest | None:
 def _is_whole(plan: BuildPlan, manifest: Manifest) -> bool:
     """Whether every file of the manifest is there with its size; what is not is built again."""
     held_out = manifest.holdout.shards if manifest.holdout else []
-    files: list[ShardFile | RejectFile] = [*manifest.shards, *held_out, *manifest.rejects.files]
-    return all(plan.output.size(file.name) == file.bytes for file in files)
+    return are_there(plan.output, [*manifest.shards, *held_out, *manifest.rejects.files])
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

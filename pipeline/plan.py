@@ -9,7 +9,6 @@ from pipeline.blocks import SourceFile, Stretch, Unit
 from pipeline.config import BuildConfig
 from pipeline.readers.listing import list_files
 from pipeline.readers.parquet import row_group_bytes
-from pipeline.readers.text import DocumentFile
 
 WARN_BYTES = 2**30
 """A unit above this that cannot be split is warned of."""
@@ -63,7 +62,7 @@ def _cut(index: int, file: SourceFile, block_bytes: int) -> list[_Part]:
 
 def _is_splittable(file: SourceFile) -> bool:
     """Whether any byte of the file can be where a worker begins to look for its first line."""
-    lines = file.format == "jsonl" or (file.format == "text" and not isinstance(file, DocumentFile))
+    lines = file.format == "jsonl" or (file.format == "text" and file.text_unit == "line")
     return lines and file.compression is None
 
 

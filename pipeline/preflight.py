@@ -12,7 +12,7 @@ from pipeline.config import Alpaca, Transform
 from pipeline.convert import convert_rows
 from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
-from pipeline.tokenize import tokenize_documents
+from pipeline.tokenize import TokenBlock, tokenize_documents
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, Reject
 from schemas.store import without_secrets
@@ -54,8 +54,7 @@ def _sample(plan: BuildPlan, setting: int) -> Sample:
     sample = Sample(path=", ".join(map(without_secrets, source.paths)))
     columns: set[str] = set()
     for block in first_rows(plan, setting, ROWS):
-        documents = convert_rows(block, plan.converters, [file.setting for file in plan.files])
-        tokens = tokenize_documents(documents, load_tools(plan.recipe).documents)
+        tokens = tokenize_rows(plan, block)
         columns.update(*block.rows)
         sample.rows += sum(tokens.rows.values())
         sample.reasons.update(reject.reason for reject in tokens.rejects)
@@ -74,6 +73,11 @@ def _check_named_columns(sample: Sample, transform: Transform, columns: set[str]
                 f"{sample.path}: transform.{key}: no column {name!r} in its first {sample.rows} rows, which have "
                 f"{', '.join(sorted(columns)[:20])}; mend the name, or leave the key out"
             )
+
+
+def tokenize_rows(plan: BuildPlan, block: RowBlock) -> TokenBlock:
+    documents = convert_rows(block, plan.converters, plan.setting_of_source)
+    return tokenize_documents(documents, load_tools(plan.recipe).documents)
 
 
 def first_rows(plan: BuildPlan, setting: int, count: int) -> Iterator[RowBlock]:

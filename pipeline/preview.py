@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.rule import Rule
 
 from pipeline.build_plan import BuildPlan
-from pipeline.convert import convert_rows
-from pipeline.preflight import first_rows
+from pipeline.preflight import first_rows, tokenize_rows
 from pipeline.recipe import load_tools
 from pipeline.show import ShownToken, colored, legend, shown_tokens
-from pipeline.tokenize import TokenBlock, tokenize_documents
+from pipeline.tokenize import TokenBlock
 from schemas.rejects import Reject
 
 
@@ -36,8 +35,7 @@ def preview(plan: BuildPlan, rows: int) -> Preview:
     found = Preview([], [])
     for setting in range(len(plan.recipe.config.sources)):
         for block in first_rows(plan, setting, rows):
-            documents = convert_rows(block, plan.converters, [file.setting for file in plan.files])
-            _add(found, plan, tokenize_documents(documents, load_tools(plan.recipe).documents))
+            _add(found, plan, tokenize_rows(plan, block))
     return found
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
 from typing import Any
 
 from pipeline.blocks import SourceFile
@@ -95,34 +94,26 @@ def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
     )
 
 
+_loaded: dict[str, Tools] = {}
+"""The tools of this process by recipe id: of one recipe at a time."""
+
+
+def keep_tools(recipe: Recipe, tools: Tools) -> None:
+    _loaded.clear()
+    _loaded[recipe.id] = tools
+
+
 def load_tools(recipe: Recipe) -> Tools:
     """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
-    return _load_tools(_ByIdentity(recipe))
-
-
-@dataclass(frozen=True, eq=False)
-class _ByIdentity:
-    """A recipe as a cache key: equal where the recipe's id is."""
-
-    recipe: Recipe
-
-    def __hash__(self) -> int:
-        return hash(self.recipe.id)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.recipe.id == self.recipe.id
-
-
-@lru_cache(maxsize=1)
-def _load_tools(key: _ByIdentity) -> Tools:
-    recipe = key.recipe
-    tokenizer = load_tokenizer(recipe.config.tokenizer)
-    if tokenizer.sha256 != recipe.tokenizer_sha256:
-        raise DatasetError(
-            f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
-            f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
-        )
-    return make_tools(recipe, tokenizer)
+    if recipe.id not in _loaded:
+        tokenizer = load_tokenizer(recipe.config.tokenizer)
+        if tokenizer.sha256 != recipe.tokenizer_sha256:
+            raise DatasetError(
+                f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
+                f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
+            )
+        keep_tools(recipe, make_tools(recipe, tokenizer))
+    return _loaded[recipe.id]
 
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:

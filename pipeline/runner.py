@@ -22,7 +22,8 @@ _LOSES_DATA = {"DaskRunner": "Beam's DaskRunner drops outputs (finish_bundle, si
 
 
 def default_workers(units: int) -> int:
-    return max(1, min(len(os.sched_getaffinity(0)), units))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, units))
 
 
 def make_runner(name: str, workers: int, *, debug: bool) -> Any:

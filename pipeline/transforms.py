@@ -109,8 +109,7 @@ class Step(beam.DoFn):  # type: ignore[misc]
 
 
 def _convert(block: RowBlock, plan: BuildPlan) -> DocumentBlock:
-    settings = [file.setting for file in plan.files]
-    made = convert_rows(block, plan.converters, settings)
+    made = convert_rows(block, plan.converters, plan.setting_of_source)
     _count("convert", documents=len(made.documents), rejects=len(made.rejects) - len(block.rejects))
     return made
 
@@ -123,8 +122,8 @@ def _tokenize(block: DocumentBlock, plan: BuildPlan) -> TokenBlock:
 
 def _pack(block: TokenBlock, plan: BuildPlan) -> PackedBlock:
     config = plan.recipe.config
-    urls = tuple(file.url for file in plan.files)
-    made = pack_documents(block, PackSettings(config.seq_len, plan.recipe.pad_id, config.seed, config.holdout, urls))
+    settings = PackSettings(config.seq_len, plan.recipe.pad_id, config.seed, config.holdout, plan.urls)
+    made = pack_documents(block, settings)
     _count("pack", packs=len(made.packs or ()), holdout_packs=len(made.holdout or ()))
     return made
 

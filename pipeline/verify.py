@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,50 +24,78 @@ def verify(url: str, *, deep: bool) -> Iterator[str]:
     yield from _check_totals(manifest)
     yield from _check_rejects(folder, manifest, deep)
     yield from _check_template(folder, manifest)
-    rows = 0
-    documents: list[npt.NDArray[np.uint64]] = []
-    training: list[dict[str, dict[str, int]]] = []
-    held_out: list[dict[str, dict[str, int]]] = []
+    training, held_out = Tally(), Tally()
     holdout_shards = manifest.holdout.shards if manifest.holdout else []
-    for shards, histograms in ((manifest.shards, training), (holdout_shards, held_out)):
+    for shards, tally in ((manifest.shards, training), (holdout_shards, held_out)):
         for file in shards:
-            shard = _open(folder, file)
-            if isinstance(shard, str):
-                yield shard
-                continue
-            yield from _check_footer(shard, file, manifest)
-            if deep:
-                yield from _check_hash(folder, file)
-                for packs in shard.batches:
-                    problems = check_layout(packs)
-                    yield from (f"{file.name}: {problem}" for problem in problems or check_packs(packs, manifest))
-                    if problems:
-                        continue
-                    rows += _count_rows(packs)
-                    documents.append(_document_keys(packs))
-                    histograms.append(channels_by_source(packs))
-                yield from _check_counts(shard, file)
+            yield from _check_shard(folder, file, manifest, tally if deep else None)
     if deep:
-        yield from _check_histograms(manifest, training, held_out)
-        keys = np.concatenate([np.zeros(0, np.uint64), *documents])
-        if len(np.unique(keys)) != len(keys):
-            yield "a document is there twice: two packs hold the same source, position and piece"
-        if rows != manifest.totals.rows - manifest.totals.rejects:
-            expected = manifest.totals.rows - manifest.totals.rejects
-            yield f"manifest.json: {expected} rows should have documents, {rows} have"
+        yield from _check_histograms(manifest, training.histograms, held_out.histograms)
+        yield from _check_documents(manifest, [*training.documents, *held_out.documents], training.rows + held_out.rows)
+
+
+@dataclass
+class Tally:
+    """What the shards of a part of the data set hold."""
+
+    rows: int = 0  # whose first document is there
+    documents: list[npt.NDArray[np.uint64]] = field(default_factory=list)  # keys, an array a record batch
+    histograms: list[dict[str, dict[str, int]]] = field(default_factory=list)
+
+
+def _check_shard(folder: Folder, file: ShardFile, manifest: Manifest, tally: Tally | None) -> Iterator[str]:
+    """With a tally every token is read, and what is there is added to it."""
+    shard = _open(folder, file)
+    if isinstance(shard, str):
+        yield shard
+        return
+    yield from _check_footer(shard, file, manifest)
+    if tally is None:
+        return
+    yield from _check_hash(folder, file)
+    for packs in shard.batches:
+        yield from (f"{file.name}: {problem}" for problem in _check_batch(packs, manifest, tally))
+    yield from _check_counts(shard, file)
+
+
+def _check_batch(packs: Packs, manifest: Manifest, tally: Tally) -> Iterator[str]:
+    problems = check_layout(packs)
+    if problems:
+        yield from problems
+        return
+    yield from check_packs(packs, manifest)
+    tally.rows += _count_rows(packs)
+    tally.documents.append(_document_keys(packs))
+    tally.histograms.append(channels_by_source(packs))
+
+
+def _check_documents(manifest: Manifest, documents: list[npt.NDArray[np.uint64]], rows: int) -> Iterator[str]:
+    keys = np.concatenate([np.zeros(0, np.uint64), *documents])
+    if len(np.unique(keys)) != len(keys):
+        yield "a document is there twice: two packs hold the same source, position and piece"
+    expected = manifest.totals.rows - manifest.totals.rejects
+    if rows != expected:
+        yield f"manifest.json: {expected} rows should have documents, {rows} have"
 
 
 def _open(folder: Folder, file: ShardFile) -> Shard | str:
     """The shard, or what is wrong with it."""
-    size = folder.size(file.name)
-    if size != file.bytes:
-        return f"{file.name}: {'missing' if size is None else f'{size} bytes'}, the manifest says {file.bytes}"
+    wrong = _wrong_size(folder, file)
+    if wrong:
+        return wrong
     try:
         if folder.is_local:
             return map_shard(folder.local_path(file.name))
         return read_shard(pa.py_buffer(folder.read(file.name)), file.name)
     except DatasetError as error:
         return str(error)
+
+
+def _wrong_size(folder: Folder, file: ShardFile | RejectFile) -> str | None:
+    size = folder.size(file.name)
+    if size == file.bytes:
+        return None
+    return f"{file.name}: {'missing' if size is None else f'{size} bytes'}, the manifest says {file.bytes}"
 
 
 def _check_totals(manifest: Manifest) -> Iterator[str]:
@@ -88,9 +117,9 @@ def _check_rejects(folder: Folder, manifest: Manifest, deep: bool) -> Iterator[s
     if listed != manifest.totals.rejects:
         yield f"manifest.json: {manifest.totals.rejects} rejects, the reject files hold {listed}"
     for file in manifest.rejects.files:
-        size = folder.size(file.name)
-        if size != file.bytes:
-            yield f"{file.name}: {'missing' if size is None else f'{size} bytes'}, the manifest says {file.bytes}"
+        wrong = _wrong_size(folder, file)
+        if wrong:
+            yield wrong
         elif deep:
             yield from _check_hash(folder, file)
 

@@ -34,10 +34,12 @@ def character_channels(
     _mark_rows(channels, rows, messages)
     _mark_turn_ends(text, channels, rows, messages, lexemes)
     last = max((region.message for region in regions), default=-1)
+    parts = np.full(len(text), Part.MARKUP, np.uint8)
     for region in regions:
         bits = _message_bits(messages, region.message) | LAST_TURN * (region.message == last)
-        region_parts = _region_parts(text, rows, region, lexemes)
-        channels[region.start : region.end] = region_parts << np.uint8(3) | np.uint8(bits)
+        _mark_region(parts, text, rows, region, lexemes)
+        span = slice(region.start, region.end)
+        channels[span] = parts[span] << np.uint8(3) | np.uint8(bits)
     return channels
 
 
@@ -74,17 +76,15 @@ def _mark_turn_ends(
             channels[slice(*found)] = _message_bits(messages, message) | Part.END << 3
 
 
-def _region_parts(text: str, rows: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> Bytes:
-    """uint8[region.end - region.start]: what each character of a generated region is."""
-    parts = np.full(len(text), Part.MARKUP, np.uint8)
-    inside = [span for span in rows if region.start <= span.start and span.end <= region.end]
-    own = [span for span in inside if span.origin.message == region.message]
+def _mark_region(parts: Bytes, text: str, rows: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
+    """What each character of a generated region is; it is markup where nothing else is said."""
+    of_message = (span for span in rows if span.origin.message == region.message)
+    own = [span for span in of_message if region.start <= span.start and span.end <= region.end]
     _mark_around(parts, own, Field.TOOL_CALL, region.start, region.end_token)
     _mark_reasoning(parts, text, own, region, lexemes)
     for start, end, origin in own:
         parts[start:end] = _PARTS.get(origin.field, Part.MARKUP)
     parts[region.end_token : region.end] = Part.END
-    return parts[region.start : region.end]
 
 
 def _mark_around(parts: Bytes, own: Sequence[RowSpan], field: Field, start: int, end: int) -> None:

@@ -62,10 +62,10 @@ class ChatFormatter:
         """Raises RejectRow."""
         messages = conversation.messages
         rendering = self.render(conversation)
-        check_emitted(rendering, messages)
         rows = row_spans(rendering)
+        check_emitted(rendering.plain, rows, messages)
         prompt = partial(self.template.prompt, messages, conversation.tools)
-        regions = find_regions(rendering, messages, prompt, self._lexemes)
+        regions = find_regions(rendering, rows, messages, prompt, self._lexemes)
         characters = character_channels(rendering.plain, rows, regions, messages, self._lexemes)
         numbers = region_numbers(len(rendering), regions)
         encoded = self.encoder.encode(rendering.plain, self._control_spans(rendering, rows))

@@ -50,10 +50,7 @@ def find_turn_ends(
 def _tokens_after_answers(template: ChatTemplate, special: Sequence[AddedToken]) -> Iterator[AddedToken]:
     finder = TokenFinder(special)
     by_id = {token.id: token for token in special}
-    for messages in _CONVERSATIONS:
-        rendering = _try_render(template, messages)
-        if rendering is None:
-            continue
+    for messages, rendering in _renderings(template):
         for start, end in _gaps_after_answers(rendering, messages):
             found = next(finder.find(rendering.plain[start:end]), None)
             if found:
@@ -75,21 +72,26 @@ def find_border_tokens(template: ChatTemplate, added: Sequence[AddedToken], lexe
     inside it: headers and the like. Typed in content they must stay text."""
     outside: set[int] = set()
     inside: set[int] = set()
-    for messages in _CONVERSATIONS:
-        rendering = _try_render(template, messages)
-        if rendering is None:
-            continue
+    for messages, rendering in _renderings(template):
+        rows = row_spans(rendering)
         try:
-            regions = find_regions(rendering, messages, partial(template.prompt, messages, None), lexemes)
+            regions = find_regions(rendering, rows, messages, partial(template.prompt, messages, None), lexemes)
         except RejectRow:
             continue
-        rows = row_spans(rendering)
         for span in lexemes.added.find(rendering.plain):
             if any(row.start < span.content.stop and span.content.start < row.end for row in rows):
                 continue
             generated = any(region.start <= span.content.start < region.end_token for region in regions)
             (inside if generated else outside).add(span.id)
     return tuple(token for token in added if token.id in outside - inside)
+
+
+def _renderings(template: ChatTemplate) -> Iterator[tuple[Sequence[Message], Traced]]:
+    """The probe conversations that the template does not refuse."""
+    for messages in _CONVERSATIONS:
+        rendering = _try_render(template, messages)
+        if rendering is not None:
+            yield messages, rendering
 
 
 def _try_render(template: ChatTemplate, messages: Sequence[Message]) -> Traced | None:

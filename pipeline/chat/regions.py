@@ -89,13 +89,17 @@ def close_last_turn(rendering: Traced, messages: Sequence[Message], closing: str
 
 
 def find_regions(
-    rendering: Traced, messages: Sequence[Message], prompt: Callable[[int], Traced | None], lexemes: Lexemes
+    rendering: Traced,
+    rows: Sequence[RowSpan],
+    messages: Sequence[Message],
+    prompt: Callable[[int], Traced | None],
+    lexemes: Lexemes,
 ) -> list[Region]:
-    """The regions in order. `prompt(i)` renders messages[:i] with the generation prompt, None where it cannot be."""
+    """The regions in order. `rows` are the rendering's; `prompt(i)` renders messages[:i] with the generation prompt,
+    None where it cannot be."""
     marked = _marked_regions(rendering)
     if marked:
-        return _regions_of_marks(rendering, marked, lexemes)
-    rows = row_spans(rendering)
+        return _regions_of_marks(rendering.plain, rows, marked, lexemes)
     text = rendering.plain
     regions = []
     for index, message in enumerate(messages):
@@ -104,7 +108,7 @@ def find_regions(
     return regions
 
 
-def _find_region(text: str, rows: list[RowSpan], message: int, prompt: Traced | None, lexemes: Lexemes) -> Region:
+def _find_region(text: str, rows: Sequence[RowSpan], message: int, prompt: Traced | None, lexemes: Lexemes) -> Region:
     first = next((k for k, span in enumerate(rows) if span.origin.message == message), None)
     if first is None:
         raise RejectRow(Reason.NOT_EMITTED, f"the template emits nothing of messages[{message}]")
@@ -138,25 +142,26 @@ def _marked_regions(rendering: Traced) -> list[tuple[int, int]]:
     return sorted(span for span in spans if span[0] < span[1])
 
 
-def _regions_of_marks(rendering: Traced, marked: list[tuple[int, int]], lexemes: Lexemes) -> list[Region]:
+def _regions_of_marks(
+    text: str, rows: Sequence[RowSpan], marked: list[tuple[int, int]], lexemes: Lexemes
+) -> list[Region]:
     """Each block belongs to the message of its first row character; one without any is no message's."""
-    rows = row_spans(rendering)
     regions = []
     for start, end in marked:
         inside = [span for span in rows if start <= span.start and span.end <= end and span.origin.message >= 0]
         if inside:
-            found = lexemes.first_end(rendering.plain, inside[-1].end, end)
+            found = lexemes.first_end(text, inside[-1].end, end)
             regions.append(Region(inside[0].origin.message, start, end, found[0] if found else end))
     return regions
 
 
-def check_emitted(rendering: Traced, messages: Sequence[Message]) -> None:
+def check_emitted(text: str, rows: Sequence[RowSpan], messages: Sequence[Message]) -> None:
     """Every message's text and calls must stand in the rendering, and the last answer's reasoning; templates drop that
     of earlier ones. Raises RejectRow."""
     last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
     emitted: dict[Origin, int] = {}
-    for span in row_spans(rendering):
-        emitted[span.origin] = emitted.get(span.origin, 0) + _visible(rendering.plain[span.start : span.end])
+    for start, end, origin in rows:
+        emitted[origin] = emitted.get(origin, 0) + _visible(text[start:end])
     for index, message in enumerate(messages):
         if emitted.get(Origin(index, Field.BODY), 0) < _visible(message.content or ""):
             raise RejectRow(Reason.NOT_EMITTED, f"the template drops text of messages[{index}] ({message.role})")

@@ -13,7 +13,6 @@ from pipeline.readers.files import Stamp, read_stamp
 from pipeline.readers.json_array import MAX_BYTES, too_large
 from pipeline.readers.lines import BOM
 from pipeline.readers.stream import read_chunks
-from pipeline.readers.text import DocumentFile
 from schemas.errors import ConfigError
 from schemas.store import without_secrets
 
@@ -104,9 +103,7 @@ def _describe(setting: int, source: Source, match: _Match) -> SourceFile:
             f"sources.{setting}: the format of {match.url} cannot be told from its suffix {suffix!r}; "
             f"add `format:` with one of {', '.join(sorted(set(_FORMATS.values())))}"
         )
-    as_document = file_format == "text" and source.text_unit == "file"
-    kind = DocumentFile if as_document else SourceFile
-    file = kind(match.url, setting, file_format, compression, *match.stamp)
+    file = SourceFile(match.url, setting, file_format, compression, *match.stamp, source.text_unit)
     if source.format == "auto" and file_format == "json" and not _is_array(file):
         return replace(file, format="jsonl")
     return file

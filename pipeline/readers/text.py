@@ -1,23 +1,17 @@
 """Plain text: a document a line, or a document a file. Either way a row is {"text": ...}."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
-from pipeline.blocks import SourceFile, Stretch
+from pipeline.blocks import Stretch
 from pipeline.readers.lines import BOM, Line, decode_utf8, read_lines
 from pipeline.readers.record import Record
 from pipeline.readers.stream import read_at_most
 from schemas.rejects import Reason, RejectRow
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentFile(SourceFile):
-    """A text file that is one document."""
-
-
 def read_text(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
-    if isinstance(stretch.file, DocumentFile):
+    if stretch.file.text_unit == "file":
         data = read_at_most(stretch.file, max_line_bytes)
         size = stretch.file.size if data is None else len(data)
         yield Record(0, size, partial(_parse_file, data, max_line_bytes))

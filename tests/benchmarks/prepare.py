@@ -68,7 +68,7 @@ def stage_seconds(config: BuildConfig) -> dict[str, float]:
     tools = load_tools(plan.recipe)
     recipe, output = plan.recipe, Folder(config.output)
     meta = ShardMeta(config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
-    settings = PackSettings(config.seq_len, recipe.pad_id, config.seed, 0.0, tuple(file.url for file in plan.files))
+    settings = PackSettings(config.seq_len, recipe.pad_id, config.seed, 0.0, plan.urls)
     seconds = dict.fromkeys(("encode alone", "read", "convert", "render and tokenize", "pack", "write"), 0.0)
 
     def add(stage: str, began: float) -> float:
@@ -80,7 +80,7 @@ def stage_seconds(config: BuildConfig) -> dict[str, float]:
         now = time.perf_counter()
         for rows in read_blocks(unit, config.block_bytes, config.max_line_bytes):
             now = add("read", now)
-            documents = convert_rows(rows, plan.converters, [file.setting for file in plan.files])
+            documents = convert_rows(rows, plan.converters, plan.setting_of_source)
             now = add("convert", now)
             tokens = tokenize_documents(documents, tools.documents)
             now = add("render and tokenize", now)
