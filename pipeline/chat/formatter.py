@@ -1,6 +1,6 @@
 """From a conversation to ids and channels: render, find the regions, encode, look up."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,14 +26,32 @@ from schemas.conversation import Conversation, Message
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """An assistant turn: tokens [start, end) of a document lie in the generated region of message `message`.
+
+    `terminated`: the last of them is an end token. `served`: the region begins where the served prompt ends.
+    `reasoning_dropped`: the row has reasoning that the template did not emit.
+    """
+
+    message: int
+    start: int
+    end: int
+    terminated: bool
+    served: bool = True
+    reasoning_dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
-    """A document: input_ids int32[n], channel uint8[n], weight float32[n] where the row gave weights."""
+    """A document: input_ids int32[n], channel uint8[n], weight float32[n] where the row gave weights. `turns` are the
+    assistant turns of a conversation, in order."""
 
     input_ids: npt.NDArray[np.int32]
     channel: npt.NDArray[np.uint8]
     weight: npt.NDArray[np.float32] | None = None
     straddling: int = 0  # tokens that begin in a header and end in a generated region
     truncated: bool = False
+    turns: tuple[Turn, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -71,8 +89,20 @@ class ChatFormatter:
         encoded = self.encoder.encode(rendering.plain, self._control_spans(rendering, rows))
         channel, straddling = token_channels(encoded, characters, rows, numbers)
         channel[:1] |= NO_LOSS
-        weight = _weights(messages, regions, numbers[np.minimum(encoded.starts, len(rendering) - 1)])
-        return Tokens(encoded.ids, channel, weight, straddling)
+        region_of_token = numbers[np.minimum(encoded.starts, len(rendering) - 1)]
+        weight = _weights(messages, regions, region_of_token)
+        turns = tuple(self._turns(regions, region_of_token, encoded.ids))
+        return Tokens(encoded.ids, channel, weight, straddling, turns=turns)
+
+    def _turns(
+        self, regions: Sequence[Region], region_of_token: npt.NDArray[np.int32], ids: npt.NDArray[np.int32]
+    ) -> Iterator[Turn]:
+        """Regions without a token are left out: the tokens that hold their text begin before them."""
+        for number, region in enumerate(regions):
+            tokens = np.flatnonzero(region_of_token == number)
+            if len(tokens):
+                start, end = int(tokens[0]), int(tokens[-1]) + 1
+                yield Turn(region.message, start, end, int(ids[end - 1]) in self.end_ids)
 
     def render(self, conversation: Conversation) -> Traced:
         """The text that is trained on: the template's, its last turn closed. Raises RejectRow."""
