@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.chat.regions import Lexemes, Region, RowSpan
+from pipeline.chat.layout import Layout
+from pipeline.chat.lexemes import Lexemes, first_in
+from pipeline.chat.regions import Region, RowSpan
 from pipeline.chat.traced import Field
 from pipeline.encoders.base import Encoded
 from schemas.channels import LAST_TURN, NO_LOSS, Part, Role
@@ -23,20 +25,20 @@ _ROLES = {
     "tool": Role.TOOL,
 }
 _EMPTY_BLOCK = re.compile(r"\s*<([^<>/\s]+)>\s*</\1>")
-_PARTS = {Field.BODY: Part.BODY, Field.REASONING: Part.REASONING, Field.TOOL_CALL: Part.TOOL_CALL}
+_CALL_FIELDS = (Field.TOOL_CALL, Field.CALL_NAME, Field.CALL_ID)
+_PARTS = {Field.BODY: Part.BODY, Field.REASONING: Part.REASONING, **dict.fromkeys(_CALL_FIELDS, Part.TOOL_CALL)}
 
 
-def character_channels(
-    text: str, rows: Sequence[RowSpan], regions: Sequence[Region], messages: Sequence[Message], lexemes: Lexemes
-) -> Bytes:
-    """uint8[len(text)]: role and part of each character, with the bits of its message."""
+def character_channels(layout: Layout, messages: Sequence[Message], lexemes: Lexemes, last_turn: int) -> Bytes:
+    """uint8[len(text)]: role and part of each character, with the bits of its message. `last_turn` is the index of the
+    conversation's last assistant message."""
+    text, rows = layout.text, layout.rows
     channels = np.zeros(len(text), np.uint8)
     _mark_rows(channels, rows, messages)
     _mark_turn_ends(text, channels, rows, messages, lexemes)
-    last = max((region.message for region in regions), default=-1)
     parts = np.full(len(text), Part.MARKUP, np.uint8)
-    for region in regions:
-        bits = _message_bits(messages, region.message) | LAST_TURN * (region.message == last)
+    for region in layout.regions:
+        bits = _message_bits(messages, region.message) | LAST_TURN * (region.message == last_turn)
         _mark_region(parts, text, rows, region, lexemes)
         span = slice(region.start, region.end)
         channels[span] = parts[span] << np.uint8(3) | np.uint8(bits)
@@ -66,34 +68,43 @@ def _mark_turn_ends(
     text: str, channels: Bytes, rows: Sequence[RowSpan], messages: Sequence[Message], lexemes: Lexemes
 ) -> None:
     """The token that ends the turn of a message of another role than the assistant."""
-    for span, following in zip(rows, [*rows[1:], None], strict=True):
+    for number, span in enumerate(rows):
         message = span.origin.message
+        following = rows[number + 1] if number + 1 < len(rows) else None
         same = following is not None and following.origin.message == message
         if message < 0 or same or messages[message].role == "assistant":
             continue
-        found = lexemes.first_end(text, span.end, following.start if following else len(text))
+        found = first_in(lexemes.ends, text, [(span.end, following.start if following else len(text))])
         if found:
-            channels[slice(*found)] = _message_bits(messages, message) | Part.END << 3
+            channels[found.start : found.end] = _message_bits(messages, message) | Part.END << 3
 
 
 def _mark_region(parts: Bytes, text: str, rows: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
     """What each character of a generated region is; it is markup where nothing else is said."""
-    of_message = (span for span in rows if span.origin.message == region.message)
-    own = [span for span in of_message if region.start <= span.start and span.end <= region.end]
-    _mark_around(parts, own, Field.TOOL_CALL, region.start, region.end_token)
+    own = [_clip(span, region) for span in rows if _is_in(span, region)]
+    _mark_calls(parts, own, region.start, region.end_token)
     _mark_reasoning(parts, text, own, region, lexemes)
     for start, end, origin in own:
         parts[start:end] = _PARTS.get(origin.field, Part.MARKUP)
     parts[region.end_token : region.end] = Part.END
 
 
-def _mark_around(parts: Bytes, own: Sequence[RowSpan], field: Field, start: int, end: int) -> None:
+def _is_in(span: RowSpan, region: Region) -> bool:
+    return span.origin.message == region.message and region.start <= span.end and span.start <= region.end_token
+
+
+def _clip(span: RowSpan, region: Region) -> RowSpan:
+    """A prompt may end inside a row's text, where it forces what the row begins with."""
+    return RowSpan(max(span.start, region.start), min(span.end, region.end_token), span.origin)
+
+
+def _mark_calls(parts: Bytes, own: Sequence[RowSpan], start: int, end: int) -> None:
     """Template text that touches a tool call, up to the next text of another field, belongs to the call."""
     for number, span in enumerate(own):
-        if span.origin.field == field:
+        if span.origin.field in _CALL_FIELDS:
             before = own[number - 1].end if number else start
             after = own[number + 1].start if number + 1 < len(own) else end
-            parts[before:after] = _PARTS[field]
+            parts[before:after] = Part.TOOL_CALL
 
 
 def _mark_reasoning(parts: Bytes, text: str, own: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:

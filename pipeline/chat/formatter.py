@@ -1,23 +1,18 @@
 """From a conversation to ids and channels: render, find the regions, encode, look up."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.chat.channels import character_channels, region_numbers, token_channels
-from pipeline.chat.probe import choose_tool_arguments, find_border_tokens, find_turn_ends
-from pipeline.chat.regions import (
-    Lexemes,
-    Region,
-    RowSpan,
-    check_emitted,
-    close_last_turn,
-    find_regions,
-    row_spans,
-)
+from pipeline.chat.emitted import dropped_reasoning
+from pipeline.chat.history import Piece
+from pipeline.chat.layout import ConversationRenderer, Layout
+from pipeline.chat.lexemes import Lexemes
+from pipeline.chat.probe import choose_call_style, find_border_tokens, find_turn_ends
+from pipeline.chat.regions import Region, RowSpan
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, Encoder, TokenFinder, TokenSpan
@@ -61,38 +56,72 @@ class ChatFormatter:
     """A chat template and an encoder that go together. `stop_ids` are the model's own eos ids."""
 
     def __init__(
-        self, template: ChatTemplate, encoder: Encoder, stop_ids: Sequence[int], eos_token: str | None
+        self,
+        template: ChatTemplate,
+        encoder: Encoder,
+        stop_ids: Sequence[int],
+        eos_token: str | None,
+        *,
+        split_history: bool = False,
     ) -> None:
-        choose_tool_arguments(template)
+        choose_call_style(template)
         added = encoder.added_tokens
         eos = next((token for token in added if token.content == eos_token), None)
-        ends = find_turn_ends(template, added, stop_ids, eos)
-        self._lexemes = Lexemes(added, ends.tokens)
-        controls = {*ends.tokens, *find_border_tokens(template, added, self._lexemes)}
+        self._ends = find_turn_ends(template, added, stop_ids, eos)
+        self._lexemes = Lexemes(added, self._ends.tokens, self._ends.stops)
+        controls = {*self._ends.tokens, *find_border_tokens(template, added, self._lexemes)}
         self.template = template
         self.control_tokens = tuple(token for token in added if token.special or token in controls)
         self.encoder = _with_controls(encoder, self.control_tokens)
-        self.end_ids = sorted(token.id for token in ends.tokens)
-        self._closing = ends.closing
+        self.end_ids = sorted(token.id for token in self._ends.tokens)
         self._controls = TokenFinder(self.control_tokens)
+        self._split_history = split_history
+
+    def documents(self, conversation: Conversation) -> list[Tokens]:
+        """One document, or several where the history is to be split and the template rewrites it. Raises RejectRow."""
+        renderer = self._renderer(conversation)
+        pieces = renderer.pieces() if self._split_history else [Piece(0, len(conversation.messages))]
+        return [self._format(conversation, renderer, piece) for piece in pieces]
 
     def format(self, conversation: Conversation) -> Tokens:
-        """Raises RejectRow."""
-        messages = conversation.messages
-        rendering = self.render(conversation)
-        rows = row_spans(rendering)
-        check_emitted(rendering.plain, rows, messages)
-        prompt = partial(self.template.prompt, messages, conversation.tools)
-        regions = find_regions(rendering, rows, messages, prompt, self._lexemes)
-        characters = character_channels(rendering.plain, rows, regions, messages, self._lexemes)
-        numbers = region_numbers(len(rendering), regions)
-        encoded = self.encoder.encode(rendering.plain, self._control_spans(rendering, rows))
-        channel, straddling = token_channels(encoded, characters, rows, numbers)
+        """The whole conversation as one document. Raises RejectRow."""
+        whole = Piece(0, len(conversation.messages))
+        return self._format(conversation, self._renderer(conversation), whole)
+
+    def render(self, conversation: Conversation) -> Traced:
+        """The text that is trained on: the template's, its last turn closed. Raises RejectRow."""
+        return self._renderer(conversation).render(len(conversation.messages))
+
+    def lay_out(self, conversation: Conversation) -> Layout:
+        """The text that is trained on, with its rows and regions. Raises RejectRow."""
+        return self._renderer(conversation).lay_out(len(conversation.messages))
+
+    def _renderer(self, conversation: Conversation) -> ConversationRenderer:
+        return ConversationRenderer(conversation, self.template, self._ends, self._lexemes)
+
+    def _format(self, conversation: Conversation, renderer: ConversationRenderer, piece: Piece) -> Tokens:
+        messages = conversation.messages[: piece.stop]
+        layout = renderer.lay_out(piece.stop)
+        dropped = dropped_reasoning(layout, messages)
+        characters = character_channels(layout, messages, self._lexemes, last_turn=max(renderer.assistants, default=-1))
+        numbers = region_numbers(len(layout.text), layout.regions)
+        encoded = self.encoder.encode(layout.text, self._control_spans(layout.rendering, layout.rows))
+        channel, straddling = token_channels(encoded, characters, layout.rows, numbers)
+        context = max((region.end for region in layout.regions if region.message < piece.first), default=0)
+        channel[encoded.starts < context] |= NO_LOSS
         channel[:1] |= NO_LOSS
-        region_of_token = numbers[np.minimum(encoded.starts, len(rendering) - 1)]
-        weight = _weights(messages, regions, region_of_token)
-        turns = tuple(self._turns(regions, region_of_token, encoded.ids))
-        return Tokens(encoded.ids, channel, weight, straddling, turns=turns)
+        region_of_token = numbers[np.minimum(encoded.starts, len(layout.text) - 1)]
+        return Tokens(
+            input_ids=encoded.ids,
+            channel=channel,
+            weight=_weights(messages, layout.regions, region_of_token),
+            straddling=straddling,
+            turns=tuple(
+                replace(turn, reasoning_dropped=turn.message in dropped)
+                for turn in self._turns(layout.regions, region_of_token, encoded.ids)
+                if turn.message >= piece.first
+            ),
+        )
 
     def _turns(
         self, regions: Sequence[Region], region_of_token: npt.NDArray[np.int32], ids: npt.NDArray[np.int32]
@@ -102,12 +131,7 @@ class ChatFormatter:
             tokens = np.flatnonzero(region_of_token == number)
             if len(tokens):
                 start, end = int(tokens[0]), int(tokens[-1]) + 1
-                yield Turn(region.message, start, end, int(ids[end - 1]) in self.end_ids)
-
-    def render(self, conversation: Conversation) -> Traced:
-        """The text that is trained on: the template's, its last turn closed. Raises RejectRow."""
-        rendering = self.template.render(conversation.messages, conversation.tools)
-        return close_last_turn(rendering, conversation.messages, self._closing, self._lexemes)
+                yield Turn(region.message, start, end, int(ids[end - 1]) in self.end_ids, region.served)
 
     def _control_spans(self, rendering: Traced, rows: Sequence[RowSpan]) -> list[TokenSpan]:
         """Control tokens in template text only; typed in content they stay text."""

@@ -3,98 +3,128 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from typing import get_args
 
-from pipeline.chat.regions import Lexemes, find_regions, row_spans
-from pipeline.chat.template import ChatTemplate
+from pipeline.chat.lexemes import Lexemes, first_in
+from pipeline.chat.regions import find_regions, first_stretches, row_spans, template_gaps
+from pipeline.chat.template import ChatTemplate, ToolArguments
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, TokenFinder
 from schemas.conversation import Message, ToolCall
 from schemas.rejects import RejectRow
 
+Messages = tuple[Message, ...]
+
 _ASK = Message(role="user", content="Question")
 _ANSWER = Message(role="assistant", content="Answer")
+_THOUGHTFUL = Message(role="assistant", content="Answer", reasoning_content="Reasoning")
 _CALL = Message(role="assistant", tool_calls=(ToolCall("function", '{"key": "value"}', "abcdefghi"),))
 _RESULT = Message(role="tool", content="Result", tool_call_id="abcdefghi", name="function")
 
-_CONVERSATIONS = ((_ASK, _ANSWER), (_ASK, _ANSWER, _ASK, _ANSWER), (_ASK, _CALL, _RESULT, _ANSWER), (_ASK, _CALL))
+_CALLING = ((_ASK, _CALL, _RESULT, _ANSWER), (_ASK, _CALL))
+_CONVERSATIONS = ((_ASK, _ANSWER), (_ASK, _ANSWER, _ASK, _ANSWER), (_ASK, _THOUGHTFUL), *_CALLING)
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnds:
-    """The tokens that end a turn, and the one to append where the template leaves the last turn open."""
+    """The tokens that end a turn; `stops` are those at which a server stops. Of an answer and of a call, the one to
+    append where the template leaves the last turn open."""
 
     tokens: tuple[AddedToken, ...]
-    closing: str | None
+    stops: tuple[AddedToken, ...]
+    after_answer: str | None
+    after_call: str | None
 
 
-def choose_tool_arguments(template: ChatTemplate) -> None:
-    """Arguments go in as objects, as servers give them, unless the template cannot print them so."""
-    for template.tool_arguments in ("object", "string"):
-        rendering = _try_render(template, (_ASK, _CALL, _RESULT, _ANSWER)) or _try_render(template, (_ASK, _CALL))
-        if rendering is not None and "'key'" not in rendering and '\\"key' not in rendering:
+def choose_call_style(template: ChatTemplate) -> None:
+    """Arguments go in as objects, as servers give them, unless the template cannot print them so. A message without
+    content lacks the key, unless the template then fails or leaves out the call (DeepSeek asks for a null)."""
+    for template.tool_arguments, template.null_content in product(get_args(ToolArguments), (False, True)):
+        rendering = next(filter(None, (_try_render(template, messages) for messages in _CALLING)), None)
+        if rendering is not None and _shows_call(rendering):
             return
-    template.tool_arguments = "object"
+    template.tool_arguments, template.null_content = "object", False
+
+
+def _shows_call(rendering: Traced) -> bool:
+    """Whether the call is printed, its arguments neither as Python's repr nor as JSON in a JSON string."""
+    return "value" in rendering and "'key'" not in rendering and '\\"key' not in rendering
 
 
 def find_turn_ends(
     template: ChatTemplate, added: Sequence[AddedToken], stop_ids: Sequence[int], eos: AddedToken | None
 ) -> TurnEnds:
-    """The stop ids of the model, and the first special token that the template writes after an assistant message."""
-    special = [token for token in added if token.special or token.id in stop_ids]
-    written = list(_tokens_after_answers(template, special))
-    ids = {*stop_ids, *(token.id for token in written)} | ({eos.id} if eos else set())
-    closing = written[0] if written else eos
-    return TurnEnds(tuple(token for token in added if token.id in ids), closing.content if closing else None)
+    """The stop ids of the model, its eos, and the first special token that the template writes after an assistant
+    message, where no stop token follows it."""
+    stops = [token for token in added if token.id in stop_ids or token == eos]
+    special = [token for token in added if token.special or token in stops]
+    after_answers = list(_tokens_after(template, special, stops, _CONVERSATIONS, calls=False))
+    after_calls = list(_tokens_after(template, special, stops, _CALLING, calls=True))
+    ids = {token.id for token in (*stops, *after_answers, *after_calls)}
+    after_answer = next(iter(after_answers), eos)
+    after_call = next(iter(after_calls), after_answer)
+    return TurnEnds(
+        tokens=tuple(token for token in added if token.id in ids),
+        stops=tuple(stops),
+        after_answer=after_answer.content if after_answer else None,
+        after_call=after_call.content if after_call else None,
+    )
 
 
-def _tokens_after_answers(template: ChatTemplate, special: Sequence[AddedToken]) -> Iterator[AddedToken]:
-    finder = TokenFinder(special)
+def _tokens_after(
+    template: ChatTemplate,
+    special: Sequence[AddedToken],
+    stops: Sequence[AddedToken],
+    conversations: Sequence[Messages],
+    *,
+    calls: bool,
+) -> Iterator[AddedToken]:
+    """The token after each assistant message with, or without, calls."""
     by_id = {token.id: token for token in special}
-    for messages, rendering in _renderings(template):
-        for start, end in _gaps_after_answers(rendering, messages):
-            found = next(finder.find(rendering.plain[start:end]), None)
-            if found:
-                yield by_id[found.id]
-
-
-def _gaps_after_answers(rendering: Traced, messages: Sequence[Message]) -> Iterator[tuple[int, int]]:
-    """Template text from an assistant message's last row character to the next message's first."""
-    rows = row_spans(rendering)
-    for number, span in enumerate(rows):
-        following = rows[number + 1] if number + 1 < len(rows) else None
-        ends_turn = following is None or following.origin.message != span.origin.message
-        if ends_turn and span.origin.message >= 0 and messages[span.origin.message].role == "assistant":
-            yield span.end, following.start if following else len(rendering)
+    finders = TokenFinder(stops), TokenFinder(special)
+    for messages, rendering in _renderings(template, conversations):
+        rows = row_spans(rendering)
+        for index, stretch in first_stretches(rows).items():
+            if messages[index].role == "assistant" and bool(messages[index].tool_calls) == calls:
+                gaps = list(template_gaps(rendering.plain, rows, stretch))
+                found = next(filter(None, (first_in(finder, rendering.plain, gaps) for finder in finders)), None)
+                if found:
+                    yield by_id[found.id]
 
 
 def find_border_tokens(template: ChatTemplate, added: Sequence[AddedToken], lexemes: Lexemes) -> tuple[AddedToken, ...]:
     """Added tokens, flagged special or not, that the template writes outside what the model generates and never
-    inside it: headers and the like. Typed in content they must stay text."""
-    outside: set[int] = set()
-    inside: set[int] = set()
-    for messages, rendering in _renderings(template):
+    inside it: headers and the like. Typed in content they must stay text. A tag whose closing tag the model writes is
+    the model's own, also where every prompt begins with it (`<think>`)."""
+    outside: set[str] = set()
+    inside: set[str] = set()
+    for messages, rendering in _renderings(template, _CONVERSATIONS):
         rows = row_spans(rendering)
         try:
-            regions = find_regions(rendering, rows, messages, partial(template.prompt, messages, None), lexemes)
+            prompt = partial(template.prompt, messages, None)
+            assistants = [index for index, message in enumerate(messages) if message.role == "assistant"]
+            regions = find_regions(rendering, rows, assistants, prompt, lexemes)
         except RejectRow:
             continue
         for span in lexemes.added.find(rendering.plain):
             if any(row.start < span.content.stop and span.content.start < row.end for row in rows):
                 continue
             generated = any(region.start <= span.content.start < region.end_token for region in regions)
-            (inside if generated else outside).add(span.id)
-    return tuple(token for token in added if token.id in outside - inside)
+            (inside if generated else outside).add(rendering.plain[span.content])
+    inside |= {f"<{content[2:]}" for content in inside if content.startswith("</")}
+    return tuple(token for token in added if token.content in outside - inside)
 
 
-def _renderings(template: ChatTemplate) -> Iterator[tuple[Sequence[Message], Traced]]:
+def _renderings(template: ChatTemplate, conversations: Sequence[Messages]) -> Iterator[tuple[Messages, Traced]]:
     """The probe conversations that the template does not refuse."""
-    for messages in _CONVERSATIONS:
+    for messages in conversations:
         rendering = _try_render(template, messages)
         if rendering is not None:
             yield messages, rendering
 
 
-def _try_render(template: ChatTemplate, messages: Sequence[Message]) -> Traced | None:
+def _try_render(template: ChatTemplate, messages: Messages) -> Traced | None:
     try:
         rendering = template.render(messages, None)
         row_spans(rendering)

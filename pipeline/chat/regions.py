@@ -1,19 +1,23 @@
 """What the model itself would have written: the generated region of every assistant message.
 
-The header of a turn is found by comparing two texts of the template's own: what follows the last row character
-of the prompt that serving sends (`messages[:i]` with the generation prompt), and what stands in the whole
-rendering before the first row character of message i. Their longest common prefix, in whole lexemes (an added
-token, or one character), is the header. The region runs from there through the first end token after the
-message's last row character, or up to the next message's first.
+A region begins where the prompt ends that serving sends (`messages[:i]` with the generation prompt), wherever that
+prompt is a prefix of the whole rendering. Elsewhere (a prompt that forces `<think>`, a history that is rewritten) two
+texts of the template's own are compared: what follows the last row character of the prompt, and what stands in the
+whole rendering before the first row character of message i. Their longest common prefix, in whole lexemes (an added
+token, or one character), is the header. The region runs from there through the token that ends the turn, or up to
+the next message's first row character.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from pipeline.chat.lexemes import Lexemes
 from pipeline.chat.traced import Field, Origin, Traced, concat
-from pipeline.encoders.base import AddedToken, TokenFinder
 from schemas.conversation import Message
 from schemas.rejects import Reason, RejectRow
+
+Prompt = Callable[[int], Traced | None]
+"""Renders messages[:i] with the generation prompt; None where the template refuses that."""
 
 
 class RowSpan(NamedTuple):
@@ -25,44 +29,14 @@ class RowSpan(NamedTuple):
 
 
 class Region(NamedTuple):
-    """[start, end) of message `message`; [end_token, end) is the token that ends the turn, empty where none does."""
+    """[start, end) of message `message`; [end_token, end) is the token that ends the turn, empty where none does.
+    `served`: the served prompt is exactly what stands before the region."""
 
     message: int
     start: int
     end: int
     end_token: int
-
-
-class Lexemes:
-    """The tokenizer's added tokens, as far as they matter for cutting a rendering: all of them, and those that end
-    a turn."""
-
-    def __init__(self, added: Sequence[AddedToken], ends: Sequence[AddedToken]) -> None:
-        self.added = TokenFinder(added)
-        self.ends = TokenFinder(ends)
-
-    def split(self, text: str) -> Iterator[str]:
-        """Whole lexemes: added tokens, and single characters between them."""
-        position = 0
-        for span in self.added.find(text):
-            yield from text[position : span.start]
-            yield text[span.start : span.end]
-            position = span.end
-        yield from text[position:]
-
-    def common_prefix(self, one: str, other: str) -> int:
-        """The length of the longest common prefix in whole lexemes."""
-        length = 0
-        for left, right in zip(self.split(one), self.split(other), strict=False):
-            if left != right:
-                break
-            length += len(left)
-        return length
-
-    def first_end(self, text: str, start: int, stop: int) -> tuple[int, int] | None:
-        """Where the first end token in text[start:stop] stands."""
-        span = next(self.ends.find(text[start:stop]), None)
-        return None if span is None else (start + span.start, start + span.end)
+    served: bool
 
 
 def row_spans(rendering: Traced) -> list[RowSpan]:
@@ -78,47 +52,95 @@ def row_spans(rendering: Traced) -> list[RowSpan]:
     return spans
 
 
+class Stretch(NamedTuple):
+    """The rows [first, after) of a rendering are the first ones of a message, one after the other; [first, own) are
+    those that the model writes."""
+
+    first: int
+    own: int
+    after: int
+
+
+def first_stretches(rows: Sequence[RowSpan]) -> dict[int, Stretch]:
+    """By message. A stretch that ends in the name or the id of a call written before (gpt-oss and Gemma 4 name the
+    called function in the header of its result) ends its own rows before that."""
+    found: dict[int, Stretch] = {}
+    first = 0
+    for number, span in enumerate(rows):
+        message = span.origin.message
+        if number + 1 < len(rows) and rows[number + 1].origin.message == message:
+            continue
+        if message >= 0 and message not in found:
+            found[message] = Stretch(first, _without_mentions(rows, first, number + 1), number + 1)
+        first = number + 1
+    return found
+
+
+def _without_mentions(rows: Sequence[RowSpan], first: int, after: int) -> int:
+    written = [span.origin for span in rows[first:after]]
+    while len(written) > 1 and written[-1].field in (Field.CALL_NAME, Field.CALL_ID) and written[-1] in written[:-1]:
+        written.pop()
+    return first + len(written)
+
+
+def find_turn_end(text: str, rows: Sequence[RowSpan], stretch: Stretch, lexemes: Lexemes) -> tuple[int, int] | None:
+    """Where the token stands that ends the turn, in the template text after the last own row."""
+    return lexemes.find_end(text, list(template_gaps(text, rows, stretch)))
+
+
+def template_gaps(text: str, rows: Sequence[RowSpan], stretch: Stretch) -> Iterator[tuple[int, int]]:
+    """Template text from the last own row of a stretch up to the next message's first row character."""
+    for number in range(stretch.own - 1, stretch.after):
+        yield rows[number].end, rows[number + 1].start if number + 1 < len(rows) else len(text)
+
+
 def close_last_turn(rendering: Traced, messages: Sequence[Message], closing: str | None, lexemes: Lexemes) -> Traced:
     """A rendering whose last assistant turn the template leaves open, with the token that ends a turn appended."""
     if closing is None or messages[-1].role != "assistant":
         return rendering
     last_row = max((span.end for span in row_spans(rendering)), default=0)
-    if lexemes.first_end(rendering.plain, last_row, len(rendering)) is not None:
+    if lexemes.find_end(rendering.plain, [(last_row, len(rendering))]) is not None:
         return rendering
     return concat((rendering, closing))
 
 
 def find_regions(
-    rendering: Traced,
-    rows: Sequence[RowSpan],
-    messages: Sequence[Message],
-    prompt: Callable[[int], Traced | None],
-    lexemes: Lexemes,
+    rendering: Traced, rows: Sequence[RowSpan], assistants: Sequence[int], prompt: Prompt, lexemes: Lexemes
 ) -> list[Region]:
-    """The regions in order. `rows` are the rendering's; `prompt(i)` renders messages[:i] with the generation prompt,
-    None where it cannot be."""
-    marked = _marked_regions(rendering)
-    if marked:
-        return _regions_of_marks(rendering.plain, rows, marked, lexemes)
-    text = rendering.plain
+    """The regions of these assistant messages, in order; `rows` are the rendering's. Raises RejectRow for a message
+    that is not emitted."""
+    marked = _regions_of_marks(rendering, rows, prompt, lexemes)
+    stretches = first_stretches(rows)
     regions = []
-    for index, message in enumerate(messages):
-        if message.role == "assistant":
-            regions.append(_find_region(text, rows, index, prompt(index), lexemes))
+    for index in assistants:
+        blocks = [region for region in marked if region.message == index]
+        regions += blocks or [_find_region(rendering.plain, rows, index, stretches.get(index), prompt, lexemes)]
     return regions
 
 
-def _find_region(text: str, rows: Sequence[RowSpan], message: int, prompt: Traced | None, lexemes: Lexemes) -> Region:
-    first = next((k for k, span in enumerate(rows) if span.origin.message == message), None)
-    if first is None:
-        raise RejectRow(Reason.NOT_EMITTED, f"the template emits nothing of messages[{message}]")
-    after = next((k for k in range(first, len(rows)) if rows[k].origin.message != message), len(rows))
-    before = rows[first - 1].end if first else 0
-    limit = rows[after].start if after < len(rows) else len(text)
-    start = before + _header_length(text[before : rows[first].start], prompt, lexemes)
-    found = lexemes.first_end(text, rows[after - 1].end, limit)
-    end_token, end = found or (limit, limit)
-    return Region(message, start, end, end_token)
+def _find_region(
+    text: str, rows: Sequence[RowSpan], message: int, stretch: Stretch | None, prompt: Prompt, lexemes: Lexemes
+) -> Region:
+    served = prompt(message)
+    is_prefix = served is not None and text.startswith(served.plain)
+    if stretch is None:
+        if served is None or not is_prefix:
+            raise RejectRow(Reason.NOT_EMITTED, f"the template emits nothing of messages[{message}]")
+        return _empty_region(text, rows, message, len(served), lexemes)
+    before = rows[stretch.first - 1].end if stretch.first else 0
+    limit = rows[stretch.after].start if stretch.after < len(rows) else len(text)
+    end_token, end = find_turn_end(text, rows, stretch, lexemes) or (limit, limit)
+    if served is not None and is_prefix and before <= len(served) <= end_token:
+        return Region(message, len(served), end, end_token, served=True)
+    header = _header_length(text[before : rows[stretch.first].start], served, lexemes)
+    return Region(message, before + header, end, end_token, served=False)
+
+
+def _empty_region(text: str, rows: Sequence[RowSpan], message: int, start: int, lexemes: Lexemes) -> Region:
+    """Of an answer without a row character: what follows the served prompt."""
+    limit = next((span.start for span in rows if span.start >= start), len(text))
+    end_token, end = lexemes.find_end(text, [(start, limit)]) or (limit, limit)
+    return Region(message, start, end, end_token, served=True)
 
 
 def _header_length(stretch: str, prompt: Traced | None, lexemes: Lexemes) -> int:
@@ -128,7 +150,7 @@ def _header_length(stretch: str, prompt: Traced | None, lexemes: Lexemes) -> int
     return lexemes.common_prefix(stretch, prompt.plain[tail:])
 
 
-def _marked_regions(rendering: Traced) -> list[tuple[int, int]]:
+def _marked_spans(rendering: Traced) -> list[tuple[int, int]]:
     """The spans of {% generation %} blocks."""
     starts: list[int] = []
     spans: list[tuple[int, int]] = []
@@ -142,38 +164,16 @@ def _marked_regions(rendering: Traced) -> list[tuple[int, int]]:
     return sorted(span for span in spans if span[0] < span[1])
 
 
-def _regions_of_marks(
-    text: str, rows: Sequence[RowSpan], marked: list[tuple[int, int]], lexemes: Lexemes
-) -> list[Region]:
-    """Each block belongs to the message of its first row character; one without any is no message's."""
+def _regions_of_marks(rendering: Traced, rows: Sequence[RowSpan], prompt: Prompt, lexemes: Lexemes) -> list[Region]:
+    """Each block belongs to the message of its first row character; one without any is no message's. What a block
+    has after the token that ends the turn, such as a line end, the model cannot write."""
     regions = []
-    for start, end in marked:
+    for start, end in _marked_spans(rendering):
         inside = [span for span in rows if start <= span.start and span.end <= end and span.origin.message >= 0]
         if inside:
-            found = lexemes.first_end(text, inside[-1].end, end)
-            regions.append(Region(inside[0].origin.message, start, end, found[0] if found else end))
+            message = inside[0].origin.message
+            end_token, stop = lexemes.find_end(rendering.plain, [(inside[-1].end, end)]) or (end, end)
+            served = prompt(message)
+            is_served = served is not None and len(served) == start and rendering.plain.startswith(served.plain)
+            regions.append(Region(message, start, stop, end_token, is_served))
     return regions
-
-
-def check_emitted(text: str, rows: Sequence[RowSpan], messages: Sequence[Message]) -> None:
-    """Every message's text and calls must stand in the rendering, and the last answer's reasoning; templates drop that
-    of earlier ones. Raises RejectRow."""
-    last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
-    emitted: dict[Origin, int] = {}
-    for start, end, origin in rows:
-        emitted[origin] = emitted.get(origin, 0) + _visible(text[start:end])
-    for index, message in enumerate(messages):
-        if emitted.get(Origin(index, Field.BODY), 0) < _visible(message.content or ""):
-            raise RejectRow(Reason.NOT_EMITTED, f"the template drops text of messages[{index}] ({message.role})")
-        if index == last and message.reasoning_content and not emitted.get(Origin(index, Field.REASONING)):
-            raise RejectRow(
-                Reason.NOT_EMITTED, f"the template drops the reasoning of the last answer, messages[{index}]"
-            )
-        for part in range(len(message.tool_calls)):
-            if not emitted.get(Origin(index, Field.TOOL_CALL, part)):
-                raise RejectRow(Reason.NOT_EMITTED, f"the template drops tool_calls[{part}] of messages[{index}]")
-
-
-def _visible(text: str) -> int:
-    """How many characters are not white space."""
-    return len("".join(text.split()))

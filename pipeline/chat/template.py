@@ -25,6 +25,7 @@ class ChatTemplate:
         self.variables = dict(variables)
         self.environment = TracingEnvironment(clock)
         self.tool_arguments: ToolArguments = "object"
+        self.null_content = False  # whether a message without content has a null, for templates that ask for one
         try:
             self._compiled = self.environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -57,6 +58,8 @@ class ChatTemplate:
         view: dict[str, Any] = {"role": message.role}
         if message.content is not None:
             view["content"] = trace(message.content, Origin(index, Field.BODY))
+        elif self.null_content:
+            view["content"] = None
         if message.reasoning_content is not None:
             reasoning = trace(message.reasoning_content, Origin(index, Field.REASONING))
             view["reasoning_content"] = view["thinking"] = reasoning
@@ -69,10 +72,10 @@ class ChatTemplate:
         return view
 
     def _call(self, call: ToolCall, index: int, part: int) -> dict[str, Any]:
-        origin = Origin(index, Field.TOOL_CALL, part)
-        arguments = json.loads(call.arguments) if self.tool_arguments == "object" else call.arguments
+        given = json.loads(call.arguments) if self.tool_arguments == "object" else call.arguments
+        arguments = trace(given, Origin(index, Field.TOOL_CALL, part))
         view: dict[str, Any] = {"type": "function"}
         if call.id is not None:
-            view["id"] = trace(call.id, origin)
-        view["function"] = {"name": trace(call.name, origin), "arguments": trace(arguments, origin)}
+            view["id"] = trace(call.id, Origin(index, Field.CALL_ID, part))
+        view["function"] = {"name": trace(call.name, Origin(index, Field.CALL_NAME, part)), "arguments": arguments}
         return view

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 class Field(IntEnum):
     BODY = 0
     REASONING = 1
-    TOOL_CALL = 2
-    OTHER = 3  # a name, an id, any further key of a message
-    ROW = 4  # of no message: tool definitions, template arguments
-    NONE = 5  # the text of a null that the template printed
-    GENERATION_START = 6  # of length 0: the borders of a {% generation %} block
-    GENERATION_END = 7
+    TOOL_CALL = 2  # a call's arguments
+    CALL_NAME = 3
+    CALL_ID = 4
+    OTHER = 5  # a name, an id, any further key of a message
+    ROW = 6  # of no message: tool definitions, template arguments
+    NONE = 7  # the text of a null that the template printed
+    GENERATION_START = 8  # of length 0: the borders of a {% generation %} block
+    GENERATION_END = 9
 
 
 class Origin(NamedTuple):

@@ -7,6 +7,7 @@ template text and content merge across their borders as they do in the real voca
 
 import functools
 import importlib.util
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -113,22 +114,14 @@ FAMILIES: dict[str, Family] = {
         _bars("endoftext user observation"),
     ),
     "gptoss": Family(_GPT_OSS[0], "<|return|>", _GPT_OSS, (), _bars("return endoftext call")),
-    "idefics3": Family(
-        "<|begin_of_text|>",
-        "<end_of_utterance>",
-        ("<|begin_of_text|>", "<|end_of_text|>", "<end_of_utterance>", "<image>"),
-        (),
-        ("<end_of_utterance>",),
-    ),
     **dict.fromkeys(("lfm2", "lfm2_v2", "lfm2_2_5", "lfm2_2_5_v2", "lfm2_2_5_vl"), _LFM2),
     **dict.fromkeys(("llama3", "llama3_1", "llama3_2"), _LLAMA),
-    "llava_next": Family("<s>", "</s>", ("<s>", "</s>", "<image>"), (), ("</s>",)),
     "muse_glimmer": Family(
         "<|begin_of_text|>",
         "<|eot|>",
         _bars("begin_of_text end_of_text start message eot eom patch video"),
         (),
-        _bars("eot eom"),
+        _bars("eot"),
     ),
     **dict.fromkeys(("nemotron_3_5_lightning", "nemotron_3_nano", "nemotron_3_super", "nemotron_3_ultra"), _NEMOTRON),
     **dict.fromkeys(("phi3", "phi3_5"), _PHI3),
@@ -145,14 +138,33 @@ FAMILIES: dict[str, Family] = {
         ),
         _QWEN3,
     ),
-    "smolvlm": Family(
-        "<|im_start|>",
-        "<end_of_utterance>",
-        ("<|im_start|>", "<|endoftext|>", "<end_of_utterance>", "<image>"),
-        (),
-        ("<end_of_utterance>",),
-    ),
 }
+"""The families of TRL's originals, but for those whose templates take no content that is plain text (idefics3,
+llava_next, smolvlm)."""
+
+_MISTRAL_MARKS = ("<s>", "</s>", "[INST]", "[/INST]")
+_MISTRAL_TOOLS = (
+    *("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "[CALL_ID]", "[ARGS]"),
+)
+MISTRAL = {
+    "mistral_v1": (True, "v1"),
+    "mistral_v2": (True, "v2"),
+    "mistral_v3": (True, "v3"),
+    "mistral_v7": (True, "v7"),
+    "mistral_tekken_v3": (False, "v3"),
+    "mistral_tekken_v7": (False, "v7"),
+    "mistral_tekken_v11": (False, "v11"),
+    "mistral_tekken_v13": (False, "v13"),
+}
+"""The templates that mistral-common generates: whether for sentencepiece, and the tokenizer's version."""
+
+# In the first vocabulary [INST] is plain text.
+FAMILIES["mistral_v1"] = Family("<s>", "</s>", _MISTRAL_MARKS[:2], (), ("</s>",))
+FAMILIES |= dict.fromkeys(
+    [name for name in MISTRAL if name != "mistral_v1"],
+    Family("<s>", "</s>", _MISTRAL_MARKS + _MISTRAL_TOOLS, (), ("</s>",)),
+)
 
 
 def template_folder() -> Path | None:
@@ -163,10 +175,21 @@ def template_folder() -> Path | None:
     return Path(next(iter(trl.submodule_search_locations))) / "chat_templates"
 
 
+@functools.cache
 def template_source(name: str) -> str:
+    if name in MISTRAL:
+        return _mistral_template(*MISTRAL[name])
     folder = template_folder()
     assert folder is not None
     return (folder / f"{name}.jinja").read_text("utf-8")
+
+
+def _mistral_template(spm: bool, version: str) -> str:
+    from mistral_common.integrations.chat_templates.chat_templates import generate_chat_template
+    from mistral_common.tokens.tokenizers.base import TokenizerVersion
+
+    features = (False, False, False, None, False, True, None, None, None)
+    return generate_chat_template(spm, TokenizerVersion[version], *features)
 
 
 @functools.cache
@@ -186,7 +209,7 @@ def _vocabulary() -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(sorted(template_source(name) for name in FAMILIES), trainer)
+    tokenizer.train_from_iterator(sorted(template_source(name) for name in FAMILIES if name not in MISTRAL), trainer)
     return tokenizer.to_str()
 
 
@@ -194,10 +217,12 @@ def _vocabulary() -> str:
 def tokenizer_json(name: str) -> str:
     family = FAMILIES[name]
     document = json.loads(_vocabulary())
-    first = len(document["model"]["vocab"])
+    vocabulary = document["model"]["vocab"]
+    contents = dict.fromkeys((*family.special, *family.plain, *family.stops, family.eos))
+    fresh = itertools.count(len(vocabulary))
     document["added_tokens"] = [
         {
-            "id": first + number,
+            "id": vocabulary[content] if content in vocabulary else next(fresh),
             "content": content,
             "special": content in family.special,
             "single_word": False,
@@ -205,7 +230,7 @@ def tokenizer_json(name: str) -> str:
             "rstrip": content in family.rstrip,
             "normalized": False,
         }
-        for number, content in enumerate(dict.fromkeys((*family.special, *family.plain, *family.stops, family.eos)))
+        for content in contents
     ]
     return json.dumps(document)
 

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipeline.chat.probe import choose_tool_arguments
+from pipeline.chat.probe import choose_call_style
 from pipeline.chat.template import ChatTemplate
 from schemas.conversation import Message, ToolCall
 from schemas.rejects import RejectRow
@@ -82,7 +82,7 @@ def test_every_family_renders_the_same_text(trl_templates: Path) -> None:
     compared = refused = 0
     for name, source in templates(trl_templates):
         template = ChatTemplate(source, VARIABLES, date.today())
-        choose_tool_arguments(template)
+        choose_call_style(template)
         for kind, chat in CHATS.items():
             tools = TOOLS if CALL in chat else None
             expected = served(source, chat, tools, as_text=template.tool_arguments == "string")

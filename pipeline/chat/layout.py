@@ -1,0 +1,71 @@
+"""A conversation rendered: its text, the row's characters in it, and the regions that the model writes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.chat.history import Piece, split_history
+from pipeline.chat.lexemes import Lexemes
+from pipeline.chat.probe import TurnEnds
+from pipeline.chat.regions import Region, RowSpan, close_last_turn, find_regions, row_spans
+from pipeline.chat.template import ChatTemplate
+from pipeline.chat.traced import Traced
+from schemas.conversation import Conversation
+
+
+class Layout(NamedTuple):
+    rendering: Traced
+    rows: Sequence[RowSpan]
+    regions: Sequence[Region]
+
+    @property
+    def text(self) -> str:
+        return self.rendering.plain
+
+
+class ConversationRenderer:
+    """Lays out a conversation and its beginnings; each rendering is made once."""
+
+    def __init__(self, conversation: Conversation, template: ChatTemplate, ends: TurnEnds, lexemes: Lexemes) -> None:
+        self._conversation = conversation
+        self.assistants = [index for index, each in enumerate(conversation.messages) if each.role == "assistant"]
+        self._template = template
+        self._ends = ends
+        self._lexemes = lexemes
+        self._renderings: dict[int, Traced] = {}
+        self._prompts: dict[int, Traced | None] = {}
+
+    def lay_out(self, stop: int) -> Layout:
+        """messages[:stop], the last turn closed. Raises RejectRow."""
+        rendering = self.render(stop)
+        rows = row_spans(rendering)
+        assistants = [index for index in self.assistants if index < stop]
+        return Layout(rendering, rows, find_regions(rendering, rows, assistants, self.prompt, self._lexemes))
+
+    def render(self, stop: int) -> Traced:
+        """The text of messages[:stop] that is trained on, the last turn closed. Raises RejectRow."""
+        messages = self._conversation.messages[:stop]
+        closing = self._ends.after_call if messages[-1].tool_calls else self._ends.after_answer
+        return close_last_turn(self._render(stop), messages, closing, self._lexemes)
+
+    def prompt(self, index: int) -> Traced | None:
+        """What serving sends before message `index` is written; None where the template refuses that."""
+        if index not in self._prompts:
+            messages, tools = self._conversation.messages, self._conversation.tools
+            self._prompts[index] = self._template.prompt(messages, tools, index)
+        return self._prompts[index]
+
+    def pieces(self) -> list[Piece]:
+        """The documents of `reasoning_history: split`."""
+        return split_history(self.assistants, len(self._conversation.messages), self._written, self.prompt)
+
+    def _written(self, index: int) -> str:
+        """messages[:index + 1] through what the model writes of the last. Raises RejectRow."""
+        rendering = self._render(index + 1)
+        regions = find_regions(rendering, row_spans(rendering), [index], self.prompt, self._lexemes)
+        return rendering.plain[: regions[-1].end]
+
+    def _render(self, stop: int) -> Traced:
+        if stop not in self._renderings:
+            messages, tools = self._conversation.messages, self._conversation.tools
+            self._renderings[stop] = self._template.render(messages[:stop], tools)
+        return self._renderings[stop]
