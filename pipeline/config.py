@@ -149,6 +149,7 @@ class BuildConfig(Settings):
     chat_template: str | None = None
     template_kwargs: dict[str, Any] = {}
     clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] = "2024-07-26"
+    reasoning_history: Literal["as_template", "split"] = "as_template"
     too_long: Literal["reject", "truncate", "split"] = "reject"
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False

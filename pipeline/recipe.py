@@ -82,7 +82,13 @@ def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter 
         return None
     variables = {**tokenizer.special_tokens, **recipe.config.template_kwargs}
     template = ChatTemplate(recipe.template.text, variables, date.fromisoformat(recipe.config.clock))
-    return ChatFormatter(template, tokenizer.encoder, tokenizer.stop_ids, tokenizer.special_tokens.get("eos_token"))
+    return ChatFormatter(
+        template,
+        tokenizer.encoder,
+        tokenizer.stop_ids,
+        tokenizer.special_tokens.get("eos_token"),
+        split_history=recipe.config.reasoning_history == "split",
+    )
 
 
 def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:

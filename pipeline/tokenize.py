@@ -53,25 +53,26 @@ class DocumentTokenizer:
         self._formatter = formatter
 
     def tokenize(self, document: Document) -> list[Tokens]:
-        """The documents that a row gives: one, or several where a text is split. Raises RejectRow."""
+        """The documents that a row gives: one, or several where a text or a history is split. Raises RejectRow."""
         try:
-            tokens = self._tokens(document)
+            documents = self._documents(document)
         except UnicodeEncodeError as error:
             raise RejectRow(Reason.UNENCODABLE, f"a lone surrogate: {error.reason}") from error
         except EncodingFailed as error:
             raise RejectRow(Reason.UNENCODABLE, str(error)) from error
-        fitting = self._fit(tokens, is_text=isinstance(document, TextDocument))
+        is_text = isinstance(document, TextDocument)
+        fitting = [piece for tokens in documents for piece in self._fit(tokens, is_text=is_text)]
         if not any(self._trained[tokens.channel].any() for tokens in fitting):
             raise RejectRow(Reason.NO_TRAINED_TOKENS, "no token of it is trained under loss_policy")
         return fitting
 
-    def _tokens(self, document: Document) -> Tokens:
+    def _documents(self, document: Document) -> list[Tokens]:
         if isinstance(document, Conversation):
             if self._formatter is None:
                 raise RejectRow(Reason.TEMPLATE_ERROR, "the tokenizer has no chat template; set chat_template")
-            return self._formatter.format(document)
+            return self._formatter.documents(document)
         ids = self._encoder.encode_document(document.text)
-        return Tokens(ids, text_channels(len(ids), self._encoder, ids))
+        return [Tokens(ids, text_channels(len(ids), self._encoder, ids))]
 
     def _fit(self, tokens: Tokens, *, is_text: bool) -> list[Tokens]:
         if len(tokens) <= self.seq_len:

@@ -10,6 +10,7 @@ RECIPE_FIELDS = (
     "seed",
     "template_kwargs",
     "clock",
+    "reasoning_history",
     "too_long",
     "loss_policy",
     "loss_weights",

@@ -103,7 +103,8 @@ class ChatFormatter:
         messages = conversation.messages[: piece.stop]
         layout = renderer.lay_out(piece.stop)
         dropped = dropped_reasoning(layout, messages)
-        characters = character_channels(layout, messages, self._lexemes, last_turn=max(renderer.assistants, default=-1))
+        last_turn = max(renderer.assistants, default=-1)
+        characters = character_channels(layout, messages, self._lexemes, last_turn)
         numbers = region_numbers(len(layout.text), layout.regions)
         encoded = self.encoder.encode(layout.text, self._control_spans(layout.rendering, layout.rows))
         channel, straddling = token_channels(encoded, characters, layout.rows, numbers)

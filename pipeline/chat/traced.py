@@ -5,8 +5,7 @@ template makes a string keeps the origin of each character. Text without an orig
 
     Traced("Hi there", (Run(8, Origin(1, Field.BODY)),))
 
-A string holds at least one run; an empty field leaves a run of length 0, so that its place stays known.
-"""
+A string holds at least one run; an empty field leaves a run of length 0, its place."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -209,7 +209,9 @@ def _vocabulary() -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(sorted(template_source(name) for name in FAMILIES if name not in MISTRAL), trainer)
+    borders = "\n\n\n \n  >\n>\n\n.\n\n:\n " * 100  # of template text and content, where real vocabularies merge
+    sources = sorted(template_source(name) for name in FAMILIES if name not in MISTRAL)
+    tokenizer.train_from_iterator([borders, *sources], trainer)
     return tokenizer.to_str()
 
 
