@@ -46,7 +46,7 @@ def row_spans(rendering: Traced) -> list[RowSpan]:
     for run in rendering.runs:
         if run.origin is not None and run.origin.field == Field.NONE:
             raise RejectRow(Reason.NONE_RENDERED, "the template prints a null field as 'None'")
-        if run.origin is not None and run.origin.is_text:
+        if run.origin is not None and run.origin.is_row_text:
             spans.append(RowSpan(position, position + run.length, run.origin))
         position += run.length
     return spans

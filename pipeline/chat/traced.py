@@ -5,7 +5,8 @@ template makes a string keeps the origin of each character. Text without an orig
 
     Traced("Hi there", (Run(8, Origin(1, Field.BODY)),))
 
-A string holds at least one run; an empty field leaves a run of length 0, its place."""
+A string holds at least one run; an empty field leaves a run of length 0, its place.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,8 +35,7 @@ class Origin(NamedTuple):
     part: int = 0
 
     @property
-    def is_text(self) -> bool:
-        """Whether characters of this origin are the row's own."""
+    def is_row_text(self) -> bool:
         return self.field <= Field.ROW
 
 

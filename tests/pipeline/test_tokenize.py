@@ -59,7 +59,7 @@ class LetterFormatter(ChatFormatter):
     def __init__(self) -> None:
         """Without a template: nothing is rendered."""
 
-    def format(self, conversation: Conversation) -> Tokens:
+    def documents(self, conversation: Conversation) -> list[Tokens]:
         contents = [(message, message.content or "") for message in conversation.messages]
         channel = [ASSISTANT if m.role == "assistant" else USER for m, content in contents for _ in content]
         weights = [1.0 if m.weight is None else m.weight for m, content in contents for _ in content]
@@ -68,7 +68,7 @@ class LetterFormatter(ChatFormatter):
         channels = np.array(channel, np.uint8)
         channels[:1] |= NO_LOSS
         weight = np.array(weights, np.float32) if given_weight else None
-        return Tokens(np.array(ids, np.int32), channels, weight, straddling=2)
+        return [Tokens(np.array(ids, np.int32), channels, weight, straddling=2)]
 
 
 def make_tokenizer(encoder: LetterEncoder | None = None, *, chat: bool = True, **changes: Any) -> DocumentTokenizer:
