@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ _ROLES = {
     "assistant": Role.ASSISTANT,
     "tool": Role.TOOL,
 }
-_EMPTY_BLOCK = re.compile(r"\s*<([^<>/\s]+)>\s*</\1>")
+_OPENING_TAG = re.compile(r"<([^<>/\s]+)>")
 _CALL_FIELDS = (Field.TOOL_CALL, Field.CALL_NAME, Field.CALL_ID)
 _PARTS = {Field.BODY: Part.BODY, Field.REASONING: Part.REASONING, **dict.fromkeys(_CALL_FIELDS, Part.TOOL_CALL)}
 
@@ -85,7 +86,8 @@ def _mark_region(parts: Bytes, text: str, rows: Sequence[RowSpan], region: Regio
     _mark_calls(parts, own, region.start, region.end_token)
     _mark_reasoning(parts, text, own, region, lexemes)
     for start, end, origin in own:
-        parts[start:end] = _PARTS.get(origin.field, Part.MARKUP)
+        thought = parts[start:end] == Part.REASONING  # cut out of the content, which is the origin
+        parts[start:end][~thought] = _PARTS.get(origin.field, Part.MARKUP)
     parts[region.end_token : region.end] = Part.END
 
 
@@ -109,21 +111,44 @@ def _mark_calls(parts: Bytes, own: Sequence[RowSpan], start: int, end: int) -> N
 
 def _mark_reasoning(parts: Bytes, text: str, own: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
     """The opening tag is what stands before the reasoning; the closing tag goes through the first added token after
-    it, else through the line. A turn that begins with an empty pair of tags begins with empty reasoning."""
+    it, else through the line."""
     spans = [number for number, span in enumerate(own) if span.origin.field == Field.REASONING]
     if not spans:
-        first = own[0].start if own else region.end_token
-        empty = _EMPTY_BLOCK.match(text, region.start, first)
-        parts[region.start : empty.end() if empty else region.start] = Part.REASONING
+        parts[region.start : _end_of_thought(text, own, region)] = Part.REASONING
         return
     last = spans[-1]
     limit = own[last + 1].start if last + 1 < len(own) else region.end_token
     begin = own[spans[0] - 1].end if spans[0] else region.start
-    tag = next(lexemes.added.find(text[own[last].end : limit]), None)
     after = text[own[last].end : limit]
+    tag = next(lexemes.added.find(after), None)
     line = text.find("\n", limit - len(after.lstrip()), limit)
     closing = own[last].end + tag.end if tag else limit if line < 0 else line + 1
     parts[begin:closing] = Part.REASONING
+
+
+def _end_of_thought(text: str, own: Sequence[RowSpan], region: Region) -> int:
+    """Where a thought ends that the template itself puts in tags, at the head of a turn or from its header on: an empty
+    one, or one that it cut out of the content. The region's start where there is none."""
+    first = own[0].start if own else region.end_token
+    opening = _OPENING_TAG.match(text, _skip_space(text, region.start), first)
+    if opening is None:
+        opening = next(_OPENING_TAG.finditer(text, text.rfind("<", 0, region.start), region.start), None)
+        if opening is None or _skip_space(text, opening.end()) < region.start:
+            return region.start
+    body = list(takewhile(lambda span: span.origin.field == Field.BODY, own))
+    limit = own[len(body)].start if len(body) < len(own) else region.end_token
+    borders = [region.start, *(at for span in body for at in (span.start, span.end)), limit]
+    for start, end in zip(borders[::2], borders[1::2], strict=True):
+        closing = text.find(f"</{opening[1]}>", start, end)
+        if closing >= 0:
+            return closing + len(opening[0]) + 1
+    return region.start
+
+
+def _skip_space(text: str, position: int) -> int:
+    while text[position : position + 1].isspace():
+        position += 1
+    return position
 
 
 def region_numbers(length: int, regions: Sequence[Region]) -> npt.NDArray[np.int32]:
