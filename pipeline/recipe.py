@@ -81,7 +81,8 @@ def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter 
     if recipe.template is None:
         return None
     variables = {**tokenizer.special_tokens, **recipe.config.template_kwargs}
-    template = ChatTemplate(recipe.template.text, variables, date.fromisoformat(recipe.config.clock))
+    clock = date.fromisoformat(recipe.config.clock)
+    template = ChatTemplate(recipe.template.text, variables, clock, recipe.config.tool_arguments)
     return ChatFormatter(template, tokenizer.encoder, tokenizer.stop_ids, tokenizer.special_tokens.get("eos_token"))
 
 

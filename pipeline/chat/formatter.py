@@ -18,6 +18,7 @@ from pipeline.chat.regions import (
     find_regions,
     row_spans,
 )
+from pipeline.chat.spans import outside_spans
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, Encoder, TokenFinder, TokenSpan
@@ -82,12 +83,13 @@ class ChatFormatter:
         rendering = self.render(conversation)
         rows = row_spans(rendering)
         check_emitted(rendering.plain, rows, messages)
-        prompt = partial(self.template.prompt, messages, conversation.tools)
+        prompt = partial(self.template.prompt, conversation)
         regions = find_regions(rendering, rows, messages, prompt, self._lexemes)
         characters = character_channels(rendering.plain, rows, regions, messages, self._lexemes)
         numbers = region_numbers(len(rendering), regions)
         encoded = self.encoder.encode(rendering.plain, self._control_spans(rendering, rows))
         channel, straddling = token_channels(encoded, characters, rows, numbers)
+        channel[outside_spans(encoded, rows, len(rendering))] |= NO_LOSS
         channel[:1] |= NO_LOSS
         region_of_token = numbers[np.minimum(encoded.starts, len(rendering) - 1)]
         weight = _weights(messages, regions, region_of_token)
@@ -106,7 +108,7 @@ class ChatFormatter:
 
     def render(self, conversation: Conversation) -> Traced:
         """The text that is trained on: the template's, its last turn closed. Raises RejectRow."""
-        rendering = self.template.render(conversation.messages, conversation.tools)
+        rendering = self.template.render(conversation)
         return close_last_turn(rendering, conversation.messages, self._closing, self._lexemes)
 
     def _control_spans(self, rendering: Traced, rows: Sequence[RowSpan]) -> list[TokenSpan]:

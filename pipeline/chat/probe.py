@@ -8,7 +8,7 @@ from pipeline.chat.regions import Lexemes, find_regions, row_spans
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, TokenFinder
-from schemas.conversation import Message, ToolCall
+from schemas.conversation import Conversation, Message, ToolCall
 from schemas.rejects import RejectRow
 
 _ASK = Message(role="user", content="Question")
@@ -28,7 +28,9 @@ class TurnEnds:
 
 
 def choose_tool_arguments(template: ChatTemplate) -> None:
-    """Arguments go in as objects, as servers give them, unless the template cannot print them so."""
+    """For `auto`: arguments go in as objects, as servers give them, unless the template cannot print them so."""
+    if template.tool_arguments != "auto":
+        return
     for template.tool_arguments in ("object", "string"):
         rendering = _try_render(template, (_ASK, _CALL, _RESULT, _ANSWER)) or _try_render(template, (_ASK, _CALL))
         if rendering is not None and "'key'" not in rendering and '\\"key' not in rendering:
@@ -75,7 +77,7 @@ def find_border_tokens(template: ChatTemplate, added: Sequence[AddedToken], lexe
     for messages, rendering in _renderings(template):
         rows = row_spans(rendering)
         try:
-            regions = find_regions(rendering, rows, messages, partial(template.prompt, messages, None), lexemes)
+            regions = find_regions(rendering, rows, messages, partial(template.prompt, Conversation(messages)), lexemes)
         except RejectRow:
             continue
         for span in lexemes.added.find(rendering.plain):
@@ -86,7 +88,7 @@ def find_border_tokens(template: ChatTemplate, added: Sequence[AddedToken], lexe
     return tuple(token for token in added if token.id in outside - inside)
 
 
-def _renderings(template: ChatTemplate) -> Iterator[tuple[Sequence[Message], Traced]]:
+def _renderings(template: ChatTemplate) -> Iterator[tuple[tuple[Message, ...], Traced]]:
     """The probe conversations that the template does not refuse."""
     for messages in _CONVERSATIONS:
         rendering = _try_render(template, messages)
@@ -94,9 +96,9 @@ def _renderings(template: ChatTemplate) -> Iterator[tuple[Sequence[Message], Tra
             yield messages, rendering
 
 
-def _try_render(template: ChatTemplate, messages: Sequence[Message]) -> Traced | None:
+def _try_render(template: ChatTemplate, messages: tuple[Message, ...]) -> Traced | None:
     try:
-        rendering = template.render(messages, None)
+        rendering = template.render(Conversation(messages))
         row_spans(rendering)
     except RejectRow:
         return None

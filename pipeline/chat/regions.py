@@ -161,6 +161,7 @@ def check_emitted(text: str, rows: Sequence[RowSpan], messages: Sequence[Message
     last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
     emitted: dict[Origin, int] = {}
     for start, end, origin in rows:
+        origin = origin._replace(part=0) if origin.field == Field.BODY else origin  # inside its spans and outside
         emitted[origin] = emitted.get(origin, 0) + _visible(text[start:end])
     for index, message in enumerate(messages):
         if emitted.get(Origin(index, Field.BODY), 0) < _visible(message.content or ""):

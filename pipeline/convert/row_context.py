@@ -1,0 +1,59 @@
+"""What a row gives to its template beside the messages: tool definitions, documents, variables.
+
+All of it is kept as JSON text. Text in a row stays as it came; of what came as objects, null keys are left out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config import RESERVED_VARIABLES, ContextColumns
+from pipeline.convert.fields import require_list, require_object
+from pipeline.convert.json_text import dump_json, parse_json, without_nulls
+from schemas.conversation import Conversation, Message
+from schemas.rejects import Reason, RejectRow
+
+
+def make_conversation(messages: tuple[Message, ...], row: Mapping[str, Any], columns: ContextColumns) -> Conversation:
+    """Raises RejectRow for a column that holds something else."""
+    return Conversation(
+        messages,
+        tools=_read_objects(row, columns.tools_column),
+        documents=_read_objects(row, columns.documents_column),
+        template_kwargs=_read_variables(row, columns.template_kwargs_column),
+    )
+
+
+def check_variables(value: Any, path: str) -> None:
+    for name in require_object(value, path):
+        if name in RESERVED_VARIABLES:
+            raise RejectRow(Reason.TEMPLATE_ERROR, f"{path}: {name!r} is set by the build; give it in its own column")
+
+
+def _read_objects(row: Mapping[str, Any], column: str | None) -> str | None:
+    """A list of objects; None where the row has none."""
+    value, text = _read(row, column)
+    if value is None or value == []:
+        return None
+    for index, item in enumerate(require_list(value, str(column))):
+        require_object(item, f"{column}[{index}]")
+    return text
+
+
+def _read_variables(row: Mapping[str, Any], column: str | None) -> str | None:
+    value, text = _read(row, column)
+    if value is None:
+        return None
+    check_variables(value, str(column))
+    return text if value else None
+
+
+def _read(row: Mapping[str, Any], column: str | None) -> tuple[Any, str | None]:
+    """The column's value and its JSON text; None for null, for an empty text, and for a column that is not there."""
+    value = row.get(column) if column else None
+    if value is None or value == "":
+        return None, None
+    path = str(column)
+    if isinstance(value, str):
+        return parse_json(value, path, Reason.INVALID_JSON), value
+    kept = without_nulls(value, path)
+    return kept, dump_json(kept, path)
