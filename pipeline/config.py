@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from schemas.policy import DEFAULT_POLICY, PolicyField
 from schemas.settings import load_settings
@@ -157,6 +157,29 @@ class Tokenizer(Settings):
     pad_token: str | None = None
 
 
+Affixes = tuple[str, str]
+
+
+class PromptTemplate(Settings):
+    """The text before and after the content of each role, as torchtune's prompt templates have it."""
+
+    system: Affixes = ("", "")
+    developer: Affixes = ("", "")
+    user: Affixes = ("", "")
+    assistant: Affixes = ("", "")
+    tool: Affixes = ("", "")
+
+
+def _kind_of_template(value: Any) -> str:
+    return "name" if isinstance(value, str) else "roles"
+
+
+TemplateField = Annotated[
+    Annotated[str, Tag("name")] | Annotated[PromptTemplate, Tag("roles")], Discriminator(_kind_of_template)
+]
+"""The name or the path of a chat template, or a prompt template."""
+
+
 class BuildConfig(Settings):
     """What `packline build` makes, and how."""
 
@@ -165,7 +188,7 @@ class BuildConfig(Settings):
     seed: int = 0
     sources: Annotated[list[Source], Field(min_length=1)]
     tokenizer: Tokenizer
-    chat_template: str | None = None
+    chat_template: TemplateField | None = None
     template_kwargs: Annotated[dict[str, Any], AfterValidator(_check_variables)] = {}
     tool_arguments: ToolArguments = "auto"
     clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] = "2024-07-26"

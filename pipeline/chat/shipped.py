@@ -1,10 +1,12 @@
-"""Choosing the chat template: the tokenizer's own, one that we ship, or a file."""
+"""Choosing the chat template: the tokenizer's own, one that we ship, a file, or a prompt template of the config."""
 
 from dataclasses import dataclass
 from importlib.resources import files
 
 import fsspec
 
+from pipeline.chat.prompt_template import compile_prompt_template
+from pipeline.config import PromptTemplate
 from schemas.errors import ConfigError
 from schemas.store import without_secrets
 
@@ -13,7 +15,7 @@ _FOLDER = files("pipeline.chat") / "templates"
 
 @dataclass(frozen=True, slots=True)
 class TemplateSource:
-    """`origin` says where the text came from: `tokenizer`, `shipped:NAME`, or the file's path."""
+    """`origin` says where the text came from: `tokenizer`, `shipped:NAME`, `prompt_template`, or the file's path."""
 
     text: str
     origin: str
@@ -27,12 +29,14 @@ def shipped_template(name: str) -> TemplateSource:
     return TemplateSource((_FOLDER / f"{name}.jinja").read_text("utf-8"), f"shipped:{name}")
 
 
-def choose_template(setting: str | None, own: str | None, preset: str | None) -> TemplateSource | None:
+def choose_template(setting: str | PromptTemplate | None, own: str | None, preset: str | None) -> TemplateSource | None:
     """None where nothing names a template. Raises ConfigError for a name or a file that is not there."""
     if setting is None:
         if own is not None:
             return TemplateSource(own, "tokenizer")
         return shipped_template(preset) if preset else None
+    if isinstance(setting, PromptTemplate):
+        return TemplateSource(compile_prompt_template(setting), "prompt_template")
     if setting in shipped_names():
         return shipped_template(setting)
     try:
