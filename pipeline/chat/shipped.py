@@ -11,6 +11,15 @@ from schemas.errors import ConfigError
 from schemas.store import without_secrets
 
 _FOLDER = files("pipeline.chat") / "templates"
+# Versions of one template: the number, and the space after control tokens.
+_MISTRAL = {
+    "mistral-v3": (3, " "),
+    "mistral-v3-tekken": (3, ""),
+    "mistral-v7": (7, " "),
+    "mistral-v7-tekken": (7, ""),
+    "mistral-v11": (11, ""),
+    "mistral-v13": (13, ""),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +31,16 @@ class TemplateSource:
 
 
 def shipped_names() -> list[str]:
-    return sorted(entry.name.removesuffix(".jinja") for entry in _FOLDER.iterdir() if entry.name.endswith(".jinja"))
+    own_files = (entry.name.removesuffix(".jinja") for entry in _FOLDER.iterdir() if entry.name.endswith(".jinja"))
+    return sorted([*(name for name in own_files if not name.startswith("_")), *_MISTRAL])
 
 
 def shipped_template(name: str) -> TemplateSource:
-    return TemplateSource((_FOLDER / f"{name}.jinja").read_text("utf-8"), f"shipped:{name}")
+    if name not in _MISTRAL:
+        return TemplateSource((_FOLDER / f"{name}.jinja").read_text("utf-8"), f"shipped:{name}")
+    version, gap = _MISTRAL[name]
+    settings = f"{{%- set version, gap = {version}, '{gap}' -%}}\n"
+    return TemplateSource(settings + (_FOLDER / "_mistral.jinja").read_text("utf-8"), f"shipped:{name}")
 
 
 def choose_template(setting: str | PromptTemplate | None, own: str | None, preset: str | None) -> TemplateSource | None:
