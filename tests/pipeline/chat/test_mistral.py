@@ -12,12 +12,11 @@ import pytest
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.shipped import shipped_template
 from pipeline.chat.template import ChatTemplate
-from schemas.conversation import Conversation, Message, ToolCall
 from schemas.policy import DEFAULT_POLICY
 from schemas.rejects import RejectRow
 from tests.conftest import package_file
+from tests.support.chats import Chat, as_conversation
 
-Chat = list[dict[str, Any]]
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 # Name of the template: whether it is for a sentencepiece model, its version, a tokenizer file where there is one.
 TEMPLATES = {
@@ -54,17 +53,6 @@ def random_chats(count: int) -> list[Chat]:
     draw = random.Random(1)
     chats = [[random_message(draw) for _ in range(draw.randint(1, 5))] for _ in range(count)]
     return [[{"role": "user", "content": "q"}, *chat] if draw.random() < 0.7 else chat for chat in chats]
-
-
-def as_conversation(chat: Chat, tools: list[Any] | None) -> Conversation:
-    messages = []
-    for raw in chat:
-        functions = [(each["function"], each["id"]) for each in raw.get("tool_calls", [])]
-        calls = tuple(
-            ToolCall(f["name"], json.dumps(f["arguments"], ensure_ascii=False), number) for f, number in functions
-        )
-        messages.append(Message(raw["role"], raw["content"], None, calls, raw.get("tool_call_id")))
-    return Conversation(tuple(messages), None if tools is None else json.dumps(tools, ensure_ascii=False))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
