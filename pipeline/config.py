@@ -50,19 +50,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ContextColumns(Settings):
-    """Columns of what a row gives to its template beside the messages; a row may lack each of them."""
-
-    tools_column: str | None = "tools"
-    documents_column: str | None = "documents"
-    template_kwargs_column: str | None = "chat_template_kwargs"
-
-
-class OpenAI(ContextColumns):
+class OpenAI(Settings):
     """Message lists as OpenAI's API has them; or a prompt and a completion list, the prompt kept out of the loss."""
 
     type: Literal["openai"]
     column: str = "messages"
+    tools_column: str | None = "tools"
+    documents_column: str | None = "documents"
+    template_kwargs_column: str | None = "chat_template_kwargs"
     prompt_column: str | None = None
     completion_column: str | None = None
     span_key: str | None = None
@@ -76,11 +71,14 @@ class OpenAI(ContextColumns):
         return self
 
 
-class ShareGPT(ContextColumns):
+class ShareGPT(Settings):
     """`from`/`value` lists. `roles` adds to the known names or changes them."""
 
     type: Literal["sharegpt"]
     column: str = "conversations"
+    tools_column: str | None = "tools"
+    documents_column: str | None = "documents"
+    template_kwargs_column: str | None = "chat_template_kwargs"
     system_column: str | None = "system"
     span_key: str | None = None
     roles: dict[str, RoleTarget] = {}

@@ -17,12 +17,12 @@ from typing import Any
 
 import cloudpickle
 
-from pipeline.config import ContextColumns, Custom
+from pipeline.config import Custom
 from pipeline.convert.converter import Converter, Row
 from pipeline.convert.fields import wrong_type
 from pipeline.convert.loss import read_loss
 from pipeline.convert.messages import OPENAI_ROLES, MessageReader
-from pipeline.convert.row_context import make_conversation
+from pipeline.convert.row_context import ContextColumns, make_conversation
 from schemas.conversation import Conversation, Document, Message, TextDocument
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow

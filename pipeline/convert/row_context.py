@@ -4,16 +4,26 @@ All of it is kept as JSON text. Text in a row stays as it came; of what came as 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.config import RESERVED_VARIABLES, ContextColumns
+from pipeline.config import RESERVED_VARIABLES, OpenAI, ShareGPT
 from pipeline.convert.fields import require_list, require_object
 from pipeline.convert.json_text import dump_json, parse_json, without_nulls
 from schemas.conversation import Conversation, Message
 from schemas.rejects import Reason, RejectRow
 
 
-def make_conversation(messages: tuple[Message, ...], row: Mapping[str, Any], columns: ContextColumns) -> Conversation:
+class ContextColumns(NamedTuple):
+    """The settings of the same name; a row may lack each of the columns."""
+
+    tools_column: str | None = "tools"
+    documents_column: str | None = "documents"
+    template_kwargs_column: str | None = "chat_template_kwargs"
+
+
+def make_conversation(
+    messages: tuple[Message, ...], row: Mapping[str, Any], columns: ContextColumns | OpenAI | ShareGPT
+) -> Conversation:
     """Raises RejectRow for a column that holds something else."""
     return Conversation(
         messages,
