@@ -22,6 +22,12 @@ def dump_json(value: Any, path: str) -> str:
         raise RejectRow(Reason.WRONG_TYPE, f"{path}: has no form in JSON ({type(error).__name__})") from error
 
 
+def dump_without_nulls(value: Any, path: str) -> str:
+    """The JSON text of `without_nulls(value)`."""
+    text = dump_json(value, path)
+    return dump_json(without_nulls(value, path), path) if "null" in text else text
+
+
 def without_nulls(value: Any, path: str) -> Any:
     """The value without the null keys of its objects: in a table, a key that another row has is null, not absent."""
     try:

@@ -61,22 +61,23 @@ class MessageReader:
             train=loss.train,
             weight=loss.weight,
             spans=spans,
-            extra={
-                key: without_nulls(field, f"{path}.{shorten(key)}")
-                for key, field in item.items()
-                if field is not None and not self._is_known(key, field, reasoning)
-            },
+            extra=self._read_extra(item, reasoning, path),
         )
 
     def _read_reasoning(self, item: Mapping[str, Any], path: str) -> str | None:
         key = next((key for key in REASONING_KEYS if item.get(key) is not None), REASONING_KEYS[0])
         return optional_text(item.get(key), f"{path}.{key}")
 
-    def _is_known(self, key: str, field: Any, reasoning: str | None) -> bool:
-        """Whether the field has been read; reasoning that differs from the one read is left to the template."""
-        if key in REASONING_KEYS:
-            return bool(field == reasoning)
-        return key in _FIELDS or key in (self.role_key, self.content_key, *self.span_keys)
+    def _read_extra(self, item: Mapping[str, Any], reasoning: str | None, path: str) -> dict[str, Any]:
+        """What is left to the template: unknown keys, and reasoning that differs from the one read."""
+        known = {*_FIELDS, self.role_key, self.content_key, *self.span_keys}
+        if reasoning is not None:
+            known.update(key for key in REASONING_KEYS if item.get(key) == reasoning)
+        return {
+            key: without_nulls(field, f"{path}.{shorten(key)}")
+            for key, field in item.items()
+            if key not in known and field is not None
+        }
 
     def _read_body(self, item: Mapping[str, Any], path: str) -> tuple[MessageRole, str | None, tuple[ToolCall, ...]]:
         role = self._read_role(item.get(self.role_key), f"{path}.{self.role_key}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config import RESERVED_VARIABLES, OpenAI, ShareGPT
 from pipeline.convert.fields import require_list, require_object
-from pipeline.convert.json_text import dump_json, parse_json, without_nulls
+from pipeline.convert.json_text import dump_json, dump_without_nulls, parse_json, without_nulls
 from schemas.conversation import Conversation, Message
 from schemas.rejects import Reason, RejectRow
 
@@ -41,29 +41,26 @@ def check_variables(value: Any, path: str) -> None:
 
 def _read_objects(row: Mapping[str, Any], column: str | None) -> str | None:
     """A list of objects; None where the row has none."""
-    value, text = _read(row, column)
+    given = row.get(column) if column else None
+    path = str(column)
+    value = _parsed(given, path)
     if value is None or value == []:
         return None
-    for index, item in enumerate(require_list(value, str(column))):
-        require_object(item, f"{column}[{index}]")
-    return text
+    for index, item in enumerate(require_list(value, path)):
+        require_object(item, f"{path}[{index}]")
+    return given if isinstance(given, str) else dump_without_nulls(value, path)
 
 
 def _read_variables(row: Mapping[str, Any], column: str | None) -> str | None:
-    value, text = _read(row, column)
-    if value is None:
-        return None
-    check_variables(value, str(column))
-    return text if value else None
-
-
-def _read(row: Mapping[str, Any], column: str | None) -> tuple[Any, str | None]:
-    """The column's value and its JSON text; None for null, for an empty text, and for a column that is not there."""
-    value = row.get(column) if column else None
-    if value is None or value == "":
-        return None, None
+    given = row.get(column) if column else None
     path = str(column)
-    if isinstance(value, str):
-        return parse_json(value, path, Reason.INVALID_JSON), value
-    kept = without_nulls(value, path)
-    return kept, dump_json(kept, path)
+    value = _parsed(given, path) if isinstance(given, str) else without_nulls(given, path)
+    if value is None or value == {}:
+        return None
+    check_variables(value, path)
+    return given if isinstance(given, str) else dump_json(value, path)
+
+
+def _parsed(value: Any, path: str) -> Any:
+    """The value of a column that may be JSON text; empty text is null."""
+    return parse_json(value or "null", path, Reason.INVALID_JSON) if isinstance(value, str) else value

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.convert.fields import optional_text, require_list, require_object, require_text
-from pipeline.convert.json_text import dump_json, parse_json, without_nulls
+from pipeline.convert.json_text import dump_without_nulls, parse_json
 from schemas.conversation import ToolCall
 from schemas.rejects import Reason, RejectRow
 
@@ -33,9 +33,9 @@ def _read_call(value: Any, path: str) -> ToolCall:
     for key in ("name", "arguments"):
         if function.get(key) is None:
             raise RejectRow(Reason.INVALID_TOOL_CALL, f"{path}: {key!r} is missing")
-    arguments, place = function["arguments"], f"{path}.arguments"
+    arguments = function["arguments"]
     return ToolCall(
         name=require_text(function["name"], f"{path}.name"),
-        arguments=arguments if isinstance(arguments, str) else dump_json(without_nulls(arguments, place), place),
+        arguments=arguments if isinstance(arguments, str) else dump_without_nulls(arguments, f"{path}.arguments"),
         id=optional_text(item.get("id"), f"{path}.id"),
     )

@@ -2,7 +2,7 @@
 
 import json
 
-from pipeline.convert.fields import require_text
+from pipeline.convert.fields import require_text, wrong_type
 from pipeline.convert.json_text import dump_json, parse_json
 from pipeline.convert.row_context import check_variables
 from pipeline.convert.spans import check_spans
@@ -46,10 +46,19 @@ def _check_message(message: Message, path: str) -> None:
     for index, call in enumerate(message.tool_calls):
         _check_call(call, f"{path}.tool_calls[{index}]")
     if message.spans is not None:
-        check_spans(message.spans, message.content, f"{path}.spans")
+        _check_spans(message, f"{path}.spans")
     if message.extra:
         extra = f"{path} ({', '.join(map(ascii, message.extra))})"
         _check_encodable(dump_json(message.extra, extra), extra)
+
+
+def _check_spans(message: Message, path: str) -> None:
+    try:
+        check_spans(message.spans or (), message.content, path)
+    except RejectRow:
+        raise
+    except (TypeError, ValueError) as error:
+        raise wrong_type(path, "pairs of numbers", message.spans) from error
 
 
 def _check_call(call: ToolCall, path: str) -> None:
