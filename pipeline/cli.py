@@ -65,6 +65,13 @@ def _add_build(commands: Commands) -> None:
 def _add_preview(commands: Commands) -> None:
     command = _add_config_command(commands, "preview", _preview, "show how the first rows are rendered and trained")
     command.add_argument("-n", type=_positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
+    command.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        dest="policies",
+        help="show what this loss policy would train, a preset or YAML terms; may be given several times",
+    )
     command.add_argument("--json", action="store_true", help="tokens as JSON")
 
 
@@ -127,8 +134,10 @@ def _preview(args: argparse.Namespace) -> int:
     from pipeline.build_plan import plan_build
     from pipeline.config import load_config
     from pipeline.preview import preview, print_json, print_rows
+    from schemas.policy import parse_policy
 
-    rows = preview(plan_build(load_config(args.config, args.overrides)), args.n)
+    policies = [parse_policy(text) for text in args.policies]
+    rows = preview(plan_build(load_config(args.config, args.overrides)), args.n, policies)
     if args.json:
         print_json(rows)
     else:

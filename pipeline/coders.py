@@ -170,7 +170,9 @@ def _load_document(encoded: bytes) -> Document:
         return TextDocument(**value)
     for message in value["messages"]:
         message["tool_calls"] = tuple(ToolCall(**call) for call in message["tool_calls"])
-    return Conversation(tuple(Message(**message) for message in value["messages"]), value["tools"])
+        if message["spans"] is not None:
+            message["spans"] = tuple(map(tuple, message["spans"]))
+    return Conversation(**{**value, "messages": tuple(Message(**message) for message in value["messages"])})
 
 
 def _arrays(record: TokenBlock | Packs | None) -> dict[str, npt.NDArray[Any]]:

@@ -5,13 +5,17 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from schemas.policy import DEFAULT_POLICY, PolicyField
 from schemas.settings import load_settings
 
 SourceFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "text"]
+ToolArguments = Literal["auto", "object", "string"]
 RoleTarget = Literal["system", "developer", "user", "assistant", "tool", "function_call"]
+
+RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
+"""Variables of a template that come from the row or from the build, and never from template_kwargs."""
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -23,6 +27,13 @@ def _parse_bytes(value: Any) -> Any:
     if not match or match[2].upper() not in _UNITS:
         raise ValueError("expected a size like 32MiB, 500KB or 1048576")
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _check_variables(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        if name in RESERVED_VARIABLES:
+            raise ValueError(f"{name} is set by the rows and the build; give it in a column of the rows")
+    return value
 
 
 def _parse_day(value: Any) -> Any:
@@ -45,8 +56,11 @@ class OpenAI(Settings):
     type: Literal["openai"]
     column: str = "messages"
     tools_column: str | None = "tools"
+    documents_column: str | None = "documents"
+    template_kwargs_column: str | None = "chat_template_kwargs"
     prompt_column: str | None = None
     completion_column: str | None = None
+    span_key: str | None = None
     roles: dict[str, RoleTarget] = {}
     system: str | None = None
 
@@ -63,7 +77,10 @@ class ShareGPT(Settings):
     type: Literal["sharegpt"]
     column: str = "conversations"
     tools_column: str | None = "tools"
+    documents_column: str | None = "documents"
+    template_kwargs_column: str | None = "chat_template_kwargs"
     system_column: str | None = "system"
+    span_key: str | None = None
     roles: dict[str, RoleTarget] = {}
     system: str | None = None
 
@@ -138,6 +155,29 @@ class Tokenizer(Settings):
     pad_token: str | None = None
 
 
+Affixes = tuple[str, str]
+
+
+class PromptTemplate(Settings):
+    """The text before and after the content of each role, as torchtune's prompt templates have it."""
+
+    system: Affixes = ("", "")
+    developer: Affixes = ("", "")
+    user: Affixes = ("", "")
+    assistant: Affixes = ("", "")
+    tool: Affixes = ("", "")
+
+
+def _kind_of_template(value: Any) -> str:
+    return "name" if isinstance(value, str) else "roles"
+
+
+TemplateField = Annotated[
+    Annotated[str, Tag("name")] | Annotated[PromptTemplate, Tag("roles")], Discriminator(_kind_of_template)
+]
+"""The name or the path of a chat template, or a prompt template."""
+
+
 class BuildConfig(Settings):
     """What `packline build` makes, and how."""
 
@@ -146,8 +186,9 @@ class BuildConfig(Settings):
     seed: int = 0
     sources: Annotated[list[Source], Field(min_length=1)]
     tokenizer: Tokenizer
-    chat_template: str | None = None
-    template_kwargs: dict[str, Any] = {}
+    chat_template: TemplateField | None = None
+    template_kwargs: Annotated[dict[str, Any], AfterValidator(_check_variables)] = {}
+    tool_arguments: ToolArguments = "auto"
     clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] = "2024-07-26"
     reasoning_history: Literal["as_template", "split"] = "as_template"
     too_long: Literal["reject", "truncate", "split"] = "reject"

@@ -65,7 +65,7 @@ def _sample(plan: BuildPlan, setting: int) -> Sample:
 
 def _check_named_columns(sample: Sample, transform: Transform, columns: set[str]) -> None:
     """A column that rows may lack must be in some row, where the config names it: it is misspelt otherwise."""
-    for key in ("tools_column", "system_column", "input"):
+    for key in ("tools_column", "documents_column", "template_kwargs_column", "system_column", "input"):
         name = getattr(transform, key, None)
         is_optional = key != "input" or isinstance(transform, Alpaca)
         if columns and is_optional and key in transform.model_fields_set and name and name not in columns:

@@ -9,7 +9,7 @@ from pipeline.blocks import SourceFile
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
 from pipeline.chat.template import ChatTemplate
-from pipeline.config import BuildConfig, Custom, Text
+from pipeline.config import BuildConfig, Custom, PromptTemplate, Text
 from pipeline.convert import module_source
 from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
 from pipeline.tokenize import DocumentTokenizer
@@ -48,6 +48,11 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
             f"chat_template: {config.tokenizer.path} has none of its own; give a file or one of "
             f"{', '.join(shipped_names())}"
         )
+    if isinstance(config.chat_template, PromptTemplate) and "eos_token" not in tokenizer.special_tokens:
+        raise ConfigError(
+            f"chat_template: a prompt template ends every answer with EOS, and {config.tokenizer.path} has none; "
+            "set tokenizer.eos_token"
+        )
     identity = {
         "packline": __version__,
         "tokenizer": tokenizer.sha256,
@@ -81,7 +86,8 @@ def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter 
     if recipe.template is None:
         return None
     variables = {**tokenizer.special_tokens, **recipe.config.template_kwargs}
-    template = ChatTemplate(recipe.template.text, variables, date.fromisoformat(recipe.config.clock))
+    clock = date.fromisoformat(recipe.config.clock)
+    template = ChatTemplate(recipe.template.text, variables, clock, recipe.config.tool_arguments)
     return ChatFormatter(
         template,
         tokenizer.encoder,
@@ -129,6 +135,6 @@ def resolved_config(config: BuildConfig) -> dict[str, Any]:
         paths = source["path"]
         source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]
     values["tokenizer"]["path"] = without_secrets(values["tokenizer"]["path"])
-    if values["chat_template"]:
+    if isinstance(values["chat_template"], str):
         values["chat_template"] = without_secrets(values["chat_template"])
     return values

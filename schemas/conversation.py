@@ -16,13 +16,17 @@ class ToolCall:
     id: str | None = None
 
 
+Span: TypeAlias = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message. Null fields are absent from what the template sees.
 
     `train=False` (or `weight=0`) keeps every token of the message out of the loss; another `weight`
-    is a fractional loss weight. `extra` holds further keys of the row's message, passed to the
-    template as they came.
+    is a fractional loss weight. With `spans`, characters of `content` outside of these [begin, end) are
+    kept out of the loss. `extra` holds further keys of the row's message, passed to the template as
+    they came.
     """
 
     role: MessageRole
@@ -33,15 +37,19 @@ class Message:
     name: str | None = None
     train: bool | None = None
     weight: float | None = None
+    spans: tuple[Span, ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages, and the row's tool definitions as the JSON text of a list."""
+    """Messages, and what else of the row the template sees, as JSON text: the lists of tool definitions and of
+    documents to answer from, and an object of further variables."""
 
     messages: tuple[Message, ...]
     tools: str | None = None
+    documents: str | None = None
+    template_kwargs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
 """Loss policies: which channels are trained, chosen when training starts, over the same shards."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, unpack_channel
+from schemas.errors import ConfigError
 
 RoleName = Literal["none", "system", "user", "assistant", "tool", "text"]
 PartName = Literal["template", "body", "reasoning", "tool_call", "end", "markup"]
@@ -76,6 +79,31 @@ PolicyField = Annotated[LossPolicy, BeforeValidator(_expand, json_schema_input_t
 """A policy in a config: the name of a preset, or a list of terms."""
 
 DEFAULT_POLICY = PRESETS["assistant"]
+
+
+def parse_policy(text: str) -> LossPolicy:
+    """A policy as it is typed at a command line: the name of a preset, or YAML. Raises ConfigError."""
+    try:
+        return _ADAPTER.validate_python(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        why = _describe(error) if isinstance(error, ValidationError) else "not valid YAML"
+        example = "'[{roles: [assistant], parts: [body, end]}]'"
+        raise ConfigError(f"--policy {text!r}: {why}; give a preset, or a list of terms such as {example}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return (f"{place}: " if place else "") + first["msg"].removeprefix("Value error, ")
+
+
+def name_of(policy: LossPolicy) -> str:
+    """The name of the preset that it is, else its terms as JSON."""
+    found = (name for name, preset in PRESETS.items() if preset == policy)
+    return next(found, json.dumps(policy.model_dump(exclude_defaults=True)["terms"]))
+
+
+_ADAPTER: TypeAdapter[LossPolicy] = TypeAdapter(PolicyField)
 
 assert set(RoleName.__args__) == {role.name.lower() for role in Role}  # type: ignore[attr-defined]
 assert set(PartName.__args__) == {part.name.lower() for part in Part}  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ RECIPE_FIELDS = (
     "seq_len",
     "seed",
     "template_kwargs",
+    "tool_arguments",
     "clock",
     "reasoning_history",
     "too_long",

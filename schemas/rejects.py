@@ -18,6 +18,7 @@ class Reason(StrEnum):
     INVALID_TOOL_CALL = "invalid_tool_call"
     BAD_WEIGHT = "bad_weight"
     FRACTIONAL_WEIGHT = "fractional_weight"  # without loss_weights: true
+    BAD_SPANS = "bad_spans"
     TRAIN_OTHER_ROLE = "train_other_role"  # `train: true` on a message that the policy does not train
     CUSTOM_ERROR = "custom_error"
     TEMPLATE_ERROR = "template_error"

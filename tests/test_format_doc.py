@@ -23,6 +23,7 @@ from pipeline.config import (
     Columns,
     Custom,
     OpenAI,
+    PromptTemplate,
     ShareGPT,
     Source,
     SpecialToken,
@@ -416,6 +417,7 @@ MANIFEST_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
 
 CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "Build config": BuildConfig,
+    "Prompt templates": PromptTemplate,
     "Entries of `sources`": Source,
     "`tokenizer`": Tokenizer,
     "Entries of `special_tokens`": SpecialToken,

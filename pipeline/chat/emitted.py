@@ -34,7 +34,8 @@ def _emitted(layout: Layout) -> Mapping[Origin, str]:
     """The visible characters of each origin."""
     parts: dict[Origin, list[str]] = defaultdict(list)
     for start, end, origin in layout.rows:
-        parts[origin].append(_visible(layout.text[start:end]))
+        whole = origin._replace(part=0) if origin.field == Field.BODY else origin  # inside its spans and outside
+        parts[whole].append(_visible(layout.text[start:end]))
     return {origin: "".join(found) for origin, found in parts.items()}
 
 

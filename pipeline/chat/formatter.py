@@ -13,6 +13,7 @@ from pipeline.chat.layout import ConversationRenderer, Layout
 from pipeline.chat.lexemes import Lexemes
 from pipeline.chat.probe import choose_call_style, find_border_tokens, find_turn_ends
 from pipeline.chat.regions import Region, RowSpan
+from pipeline.chat.spans import outside_spans
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, Encoder, TokenFinder, TokenSpan
@@ -110,6 +111,7 @@ class ChatFormatter:
         channel, straddling = token_channels(encoded, characters, layout.rows, numbers)
         context = max((region.end for region in layout.regions if region.message < piece.first), default=0)
         channel[encoded.starts < context] |= NO_LOSS
+        channel[outside_spans(encoded, layout.rows, len(layout.text))] |= NO_LOSS
         channel[:1] |= NO_LOSS
         region_of_token = numbers[np.minimum(encoded.starts, len(layout.text) - 1)]
         return Tokens(

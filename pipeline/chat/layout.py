@@ -1,6 +1,7 @@
 """A conversation rendered: its text, the row's characters in it, and the regions that the model writes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.chat.history import Piece, split_history
@@ -50,8 +51,7 @@ class ConversationRenderer:
     def prompt(self, index: int) -> Traced | None:
         """What serving sends before message `index` is written; None where the template refuses that."""
         if index not in self._prompts:
-            messages, tools = self._conversation.messages, self._conversation.tools
-            self._prompts[index] = self._template.prompt(messages, tools, index)
+            self._prompts[index] = self._template.prompt(self._conversation, index)
         return self._prompts[index]
 
     def pieces(self) -> list[Piece]:
@@ -66,6 +66,6 @@ class ConversationRenderer:
 
     def _render(self, stop: int) -> Traced:
         if stop not in self._renderings:
-            messages, tools = self._conversation.messages, self._conversation.tools
-            self._renderings[stop] = self._template.render(messages[:stop], tools)
+            beginning = replace(self._conversation, messages=self._conversation.messages[:stop])
+            self._renderings[stop] = self._template.render(beginning)
         return self._renderings[stop]

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import get_args
 
 from pipeline.chat.lexemes import Lexemes, first_in
 from pipeline.chat.regions import find_regions, first_stretches, row_spans, template_gaps
-from pipeline.chat.template import ChatTemplate, ToolArguments
+from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
+from pipeline.config import ToolArguments
 from pipeline.encoders.base import AddedToken, TokenFinder
-from schemas.conversation import Message, ToolCall
+from schemas.conversation import Conversation, Message, ToolCall
 from schemas.rejects import RejectRow
 
 Messages = tuple[Message, ...]
@@ -38,13 +38,15 @@ class TurnEnds:
 
 
 def choose_call_style(template: ChatTemplate) -> None:
-    """Arguments go in as objects, as servers give them, unless the template cannot print them so. A message without
-    content lacks the key, unless the template then fails or leaves out the call (DeepSeek asks for a null)."""
-    for template.tool_arguments, template.null_content in product(get_args(ToolArguments), (False, True)):
+    """For `auto`: arguments go in as objects, as servers give them, unless the template cannot print them so. A message
+    without content lacks the key, unless the template then fails or leaves out the call (DeepSeek asks for a null)."""
+    given: tuple[ToolArguments, ...] = (template.tool_arguments,)
+    styles = ("object", "string") if template.tool_arguments == "auto" else given
+    for template.tool_arguments, template.null_content in product(styles, (False, True)):
         rendering = next(filter(None, (_try_render(template, messages) for messages in _CALLING)), None)
         if rendering is not None and _shows_call(rendering):
             return
-    template.tool_arguments, template.null_content = "object", False
+    template.tool_arguments, template.null_content = styles[0], False
 
 
 def _shows_call(rendering: Traced) -> bool:
@@ -102,7 +104,7 @@ def find_border_tokens(template: ChatTemplate, added: Sequence[AddedToken], lexe
     for messages, rendering in _renderings(template, _CONVERSATIONS):
         rows = row_spans(rendering)
         try:
-            prompt = partial(template.prompt, messages, None)
+            prompt = partial(template.prompt, Conversation(messages))
             assistants = [index for index, message in enumerate(messages) if message.role == "assistant"]
             regions = find_regions(rendering, rows, assistants, prompt, lexemes)
         except RejectRow:
@@ -126,7 +128,7 @@ def _renderings(template: ChatTemplate, conversations: Sequence[Messages]) -> It
 
 def _try_render(template: ChatTemplate, messages: Messages) -> Traced | None:
     try:
-        rendering = template.render(messages, None)
+        rendering = template.render(Conversation(messages))
         row_spans(rendering)
     except RejectRow:
         return None

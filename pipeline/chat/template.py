@@ -2,67 +2,76 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 
 from pipeline.chat.environment import TracingEnvironment
-from pipeline.chat.traced import Field, Origin, Traced, concat, trace
-from schemas.conversation import Message, ToolCall
+from pipeline.chat.traced import Field, Origin, Run, Traced, concat, trace
+from pipeline.config import ToolArguments
+from schemas.conversation import Conversation, Message, Span, ToolCall
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
 
-ToolArguments = Literal["object", "string"]
+ROW = Origin(-1, Field.ROW)
+OUTSIDE_SPANS = 1
+"""The part of the characters of a message's content that its `spans` leave out."""
 
 
 class ChatTemplate:
-    """`variables` are what else the template sees: the tokenizer's special tokens, the config's template_kwargs."""
+    """`variables` are what else the template sees: the tokenizer's special tokens, the config's template_kwargs.
+    `tool_arguments` are objects for as long as nothing has chosen for `auto`."""
 
-    def __init__(self, source: str, variables: Mapping[str, Any], clock: date) -> None:
+    def __init__(
+        self, source: str, variables: Mapping[str, Any], clock: date, tool_arguments: ToolArguments = "auto"
+    ) -> None:
         """Raises ConfigError for a template that does not compile."""
         self.source = source
         self.variables = dict(variables)
         self.environment = TracingEnvironment(clock)
-        self.tool_arguments: ToolArguments = "object"
+        self.tool_arguments: ToolArguments = tool_arguments
         self.null_content = False  # whether a message without content has a null, for templates that ask for one
         try:
             self._compiled = self.environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"the chat template does not compile: line {error.lineno}: {error.message}") from error
 
-    def render(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool = False) -> Traced:
+    def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template refuses the conversation or fails on it."""
         try:
             context = {
                 **self.variables,
-                "messages": [self._view(message, index) for index, message in enumerate(messages)],
-                "tools": None if tools is None else trace(json.loads(tools), Origin(-1, Field.ROW)),
-                "documents": None,
+                **(_of_row(conversation.template_kwargs) or {}),
+                "messages": [self._view(message, index) for index, message in enumerate(conversation.messages)],
+                "tools": _of_row(conversation.tools),
+                "documents": _of_row(conversation.documents),
                 "add_generation_prompt": add_generation_prompt,
             }
             return concat(self._compiled.root_render_func(self._compiled.new_context(context)))
         except Exception as error:  # a template may fail in any way on a row it was not written for
             raise RejectRow(Reason.TEMPLATE_ERROR, f"{type(error).__name__}: {error}"[:300]) from error
 
-    def prompt(self, messages: Sequence[Message], tools: str | None, index: int) -> Traced | None:
+    def prompt(self, conversation: Conversation, index: int) -> Traced | None:
         """What serving sends before message `index` is written; None where the template refuses that."""
         try:
-            return self.render(messages[:index], tools, add_generation_prompt=True)
+            given = replace(conversation, messages=conversation.messages[:index])
+            return self.render(given, add_generation_prompt=True)
         except RejectRow:
             return None
 
     def _view(self, message: Message, index: int) -> dict[str, Any]:
-        """The message as the template sees it: null fields are absent; reasoning under both of its names,
-        as transformers gives it."""
+        """The message as the template sees it: null fields are absent; reasoning under all of the names that servers
+        give it."""
         view: dict[str, Any] = {"role": message.role}
         if message.content is not None:
-            view["content"] = trace(message.content, Origin(index, Field.BODY))
+            view["content"] = _content(message.content, message.spans, index)
         elif self.null_content:
             view["content"] = None
         if message.reasoning_content is not None:
             reasoning = trace(message.reasoning_content, Origin(index, Field.REASONING))
-            view["reasoning_content"] = view["thinking"] = reasoning
+            view["reasoning_content"] = view["thinking"] = view["reasoning"] = reasoning
         if message.tool_calls:
             view["tool_calls"] = [self._call(call, index, part) for part, call in enumerate(message.tool_calls)]
         others = {"tool_call_id": message.tool_call_id, "name": message.name, **message.extra}
@@ -72,10 +81,26 @@ class ChatTemplate:
         return view
 
     def _call(self, call: ToolCall, index: int, part: int) -> dict[str, Any]:
-        given = json.loads(call.arguments) if self.tool_arguments == "object" else call.arguments
+        given = call.arguments if self.tool_arguments == "string" else json.loads(call.arguments)
         arguments = trace(given, Origin(index, Field.TOOL_CALL, part))
         view: dict[str, Any] = {"type": "function"}
         if call.id is not None:
             view["id"] = trace(call.id, Origin(index, Field.CALL_ID, part))
         view["function"] = {"name": trace(call.name, Origin(index, Field.CALL_NAME, part)), "arguments": arguments}
         return view
+
+
+def _of_row(text: str | None) -> Any:
+    return None if text is None else trace(json.loads(text), ROW)
+
+
+def _content(text: str, spans: Sequence[Span] | None, index: int) -> Traced:
+    """The content of message `index`: what lies between its spans is a part of its own."""
+    inside, outside = Origin(index, Field.BODY), Origin(index, Field.BODY, OUTSIDE_SPANS)
+    runs: list[Run] = []
+    position = 0
+    for begin, end in ((0, len(text)),) if spans is None else spans:
+        runs += [Run(begin - position, outside), Run(end - begin, inside)]
+        position = end
+    runs.append(Run(len(text) - position, outside))
+    return Traced(text, tuple(run for run in runs if run.length) or (Run(0, inside),))

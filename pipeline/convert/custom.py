@@ -10,6 +10,7 @@ import inspect
 import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.convert.converter import Converter, Row
 from pipeline.convert.fields import wrong_type
 from pipeline.convert.loss import read_loss
 from pipeline.convert.messages import OPENAI_ROLES, MessageReader
-from pipeline.convert.tools import read_tools
+from pipeline.convert.row_context import ContextColumns, make_conversation
 from schemas.conversation import Conversation, Document, Message, TextDocument
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
@@ -59,10 +60,10 @@ class ConvertCustom:
         if isinstance(result, str):
             return TextDocument(result)
         if isinstance(result, Conversation):
-            messages = (self._check(message, index) for index, message in enumerate(result.messages))
-            return replace(result, messages=tuple(messages))
+            return replace(result, messages=tuple(map(self._check, result.messages, count())))
         if isinstance(result, dict):
-            return Conversation(self.reader.read_list(result.get("messages"), "messages"), read_tools(result, "tools"))
+            messages = self.reader.read_list(result.get("messages"), "messages")
+            return make_conversation(messages, result, ContextColumns())
         return Conversation(self.reader.read_list(result, self.name))
 
     def _check(self, message: Any, index: int) -> Message:

@@ -20,7 +20,7 @@ def read_loss(train: Any, weight: Any, role: MessageRole, path: str, *, loss_wei
     if train is not None and not isinstance(train, bool):
         raise wrong_type(f"{path}.train", "true or false", train)
     if train and role != "assistant":
-        raise RejectRow(Reason.TRAIN_OTHER_ROLE, f"{path}.train is true on a {role} message; {_policy_to_use(role)}")
+        raise RejectRow(Reason.TRAIN_OTHER_ROLE, f"{path}.train is true on a {role} message; {policy_to_use(role)}")
     number = _read_weight(weight, f"{path}.weight")
     if number == 0 and train:
         raise RejectRow(Reason.BAD_WEIGHT, f"{path}: train is true, but weight is 0")
@@ -48,7 +48,7 @@ def _read_weight(value: Any, path: str) -> float | None:
     return number
 
 
-def _policy_to_use(role: MessageRole) -> str:
+def policy_to_use(role: MessageRole) -> str:
     channel = "system" if role == "developer" else role
     policy = f"[{{roles: [assistant, {channel}], parts: [body, reasoning, tool_call, end, markup]}}]"
     return f"to train {channel} messages leave it out and set loss_policy: {policy}"

@@ -8,16 +8,21 @@ from typing import Any
 from pipeline.config import RoleTarget
 from pipeline.convert.content import read_content
 from pipeline.convert.fields import optional_text, require_list, require_object, shorten
+from pipeline.convert.json_text import without_nulls
 from pipeline.convert.loss import read_loss
+from pipeline.convert.spans import read_spans
 from pipeline.convert.tools import read_call_text, read_calls
 from schemas.conversation import MESSAGE_ROLES, Message, MessageRole, ToolCall
 from schemas.rejects import Reason, RejectRow
 
 OPENAI_ROLES: Mapping[str, RoleTarget] = {**{role: role for role in MESSAGE_ROLES}, "function": "tool"}
 
-_FIELDS = frozenset(
-    ("role", "content", "reasoning_content", "tool_calls", "function_call", "tool_call_id", "name", "train", "weight")
-)
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""The names that reasoning is passed under, in transformers' order."""
+
+SPAN_KEYS = ("train_detail", "training_detail")
+
+_FIELDS = frozenset(("role", "content", "tool_calls", "function_call", "tool_call_id", "name", "train", "weight"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class MessageReader:
     loss_weights: bool
     role_key: str = "role"
     content_key: str = "content"
+    span_keys: Sequence[str] = SPAN_KEYS
 
     def read_list(self, value: Any, path: str) -> tuple[Message, ...]:
         """Raises RejectRow, which names the message as path[index]."""
@@ -39,11 +45,12 @@ class MessageReader:
     def read(self, value: Any, path: str) -> Message:
         item = require_object(value, path)
         role, content, calls = self._read_body(item, path)
-        reasoning = optional_text(item.get("reasoning_content"), f"{path}.reasoning_content")
+        reasoning = self._read_reasoning(item, path)
         if content is None and not (role == "assistant" and (calls or reasoning)):
             raise RejectRow(Reason.EMPTY, f"{path}.{self.content_key} is missing")
         loss = read_loss(item.get("train"), item.get("weight"), role, path, loss_weights=self.loss_weights)
-        known = _FIELDS | {self.role_key, self.content_key}
+        span_key = next((key for key in self.span_keys if item.get(key) is not None), self.span_keys[0])
+        spans = read_spans(item.get(span_key), content, role, f"{path}.{span_key}")
         return Message(
             role=role,
             content=content,
@@ -53,8 +60,24 @@ class MessageReader:
             name=optional_text(item.get("name"), f"{path}.name"),
             train=loss.train,
             weight=loss.weight,
-            extra={key: field for key, field in item.items() if field is not None and key not in known},
+            spans=spans,
+            extra=self._read_extra(item, reasoning, path),
         )
+
+    def _read_reasoning(self, item: Mapping[str, Any], path: str) -> str | None:
+        key = next((key for key in REASONING_KEYS if item.get(key) is not None), REASONING_KEYS[0])
+        return optional_text(item.get(key), f"{path}.{key}")
+
+    def _read_extra(self, item: Mapping[str, Any], reasoning: str | None, path: str) -> dict[str, Any]:
+        """What is left to the template: unknown keys, and reasoning that differs from the one read."""
+        known = {*_FIELDS, self.role_key, self.content_key, *self.span_keys}
+        if reasoning is not None:
+            known.update(key for key in REASONING_KEYS if item.get(key) == reasoning)
+        return {
+            key: without_nulls(field, f"{path}.{shorten(key)}")
+            for key, field in item.items()
+            if key not in known and field is not None
+        }
 
     def _read_body(self, item: Mapping[str, Any], path: str) -> tuple[MessageRole, str | None, tuple[ToolCall, ...]]:
         role = self._read_role(item.get(self.role_key), f"{path}.{self.role_key}")

@@ -6,8 +6,8 @@ from typing import Any
 from pipeline.config import OpenAI
 from pipeline.convert.converter import Converter, Row
 from pipeline.convert.fields import require_column
-from pipeline.convert.messages import OPENAI_ROLES, MessageReader, with_system
-from pipeline.convert.tools import read_tools
+from pipeline.convert.messages import OPENAI_ROLES, SPAN_KEYS, MessageReader, with_system
+from pipeline.convert.row_context import make_conversation
 from schemas.conversation import Conversation, Message, MessageRole
 
 
@@ -19,7 +19,7 @@ class ConvertOpenAI:
     def __call__(self, row: Row) -> Conversation:
         settings = self.settings
         messages = with_system(self._messages(row), settings.system)
-        return Conversation(messages, read_tools(row, settings.tools_column))
+        return make_conversation(messages, row, settings)
 
     def _messages(self, row: Row) -> tuple[Message, ...]:
         prompt, completion = self.settings.prompt_column, self.settings.completion_column
@@ -35,4 +35,5 @@ class ConvertOpenAI:
 
 
 def make_openai(settings: OpenAI, *, loss_weights: bool) -> Converter:
-    return ConvertOpenAI(settings, MessageReader({**OPENAI_ROLES, **settings.roles}, loss_weights))
+    span_keys = (settings.span_key,) if settings.span_key else SPAN_KEYS
+    return ConvertOpenAI(settings, MessageReader({**OPENAI_ROLES, **settings.roles}, loss_weights, span_keys=span_keys))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pipeline.config import RoleTarget, ShareGPT
 from pipeline.convert.converter import Converter, Row
 from pipeline.convert.fields import optional_text, require_column
-from pipeline.convert.messages import MessageReader, with_system
-from pipeline.convert.tools import read_tools
+from pipeline.convert.messages import SPAN_KEYS, MessageReader, with_system
+from pipeline.convert.row_context import make_conversation
 from schemas.conversation import Conversation, Message
 
 SHAREGPT_ROLES: Mapping[str, RoleTarget] = {
@@ -32,7 +32,7 @@ class ConvertShareGPT:
         settings = self.settings
         messages = self.reader.read_list(require_column(row, settings.column), settings.column)
         with_column = (*self._system(row), *messages)
-        return Conversation(with_system(with_column, settings.system), read_tools(row, settings.tools_column))
+        return make_conversation(with_system(with_column, settings.system), row, settings)
 
     def _system(self, row: Row) -> tuple[Message, ...]:
         column = self.settings.system_column
@@ -42,4 +42,5 @@ class ConvertShareGPT:
 
 def make_sharegpt(settings: ShareGPT, *, loss_weights: bool) -> Converter:
     roles = {**SHAREGPT_ROLES, **settings.roles}
-    return ConvertShareGPT(settings, MessageReader(roles, loss_weights, role_key="from", content_key="value"))
+    span_keys = (settings.span_key,) if settings.span_key else SPAN_KEYS
+    return ConvertShareGPT(settings, MessageReader(roles, loss_weights, "from", "value", span_keys))

@@ -1,45 +1,34 @@
-"""Tool definitions and tool calls, in the shapes that rows have them in."""
+"""Tool calls, in the shapes that rows have them in."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pipeline.convert.fields import optional_text, require_list, require_object, require_text
-from pipeline.convert.json_text import dump_json, parse_json
+from pipeline.convert.json_text import dump_without_nulls, parse_json
 from schemas.conversation import ToolCall
 from schemas.rejects import Reason, RejectRow
 
 
-def read_tools(row: Mapping[str, Any], column: str | None) -> str | None:
-    """The tool definitions as the JSON text of a list; None where the row has none. Text stays as it came."""
-    value = row.get(column) if column else None
-    if value is None or value == "":
-        return None
-    path = str(column)
-    definitions = parse_json(value, path, Reason.INVALID_JSON) if isinstance(value, str) else value
-    if definitions is None or definitions == []:
-        return None
-    for index, definition in enumerate(require_list(definitions, path)):
-        require_object(definition, f"{path}[{index}]")
-    return value if isinstance(value, str) else dump_json(value, path)
-
-
 def read_calls(value: Any, path: str) -> tuple[ToolCall, ...]:
-    """A message's `tool_calls`; null and [] are none."""
-    items = [] if value is None else require_list(value, path)
+    """A message's `tool_calls`, as a list or as its JSON text, and so is each call; null and [] are none."""
+    items = [] if value is None else require_list(_parsed(value, path), path)
     return tuple(_read_call(item, f"{path}[{index}]") for index, item in enumerate(items))
 
 
 def read_call_text(value: Any, path: str) -> tuple[ToolCall, ...]:
     """Calls that are the content of a message: a call or a list of them, as JSON text or already parsed."""
-    calls = parse_json(value, path, Reason.INVALID_TOOL_CALL) if isinstance(value, str) else value
+    calls = _parsed(value, path)
     if not isinstance(calls, dict | list) or not calls:
         raise RejectRow(Reason.INVALID_TOOL_CALL, f"{path}: expected a call or a list of calls")
     return read_calls([calls] if isinstance(calls, dict) else calls, path)
 
 
+def _parsed(value: Any, path: str) -> Any:
+    return parse_json(value, path, Reason.INVALID_TOOL_CALL) if isinstance(value, str) else value
+
+
 def _read_call(value: Any, path: str) -> ToolCall:
     """{"id", "type", "function": {"name", "arguments"}}, or {"name", "arguments"} alone."""
-    item = require_object(value, path)
+    item = require_object(_parsed(value, path), path)
     function = require_object(item.get("function") or item, f"{path}.function")
     for key in ("name", "arguments"):
         if function.get(key) is None:
@@ -47,6 +36,6 @@ def _read_call(value: Any, path: str) -> ToolCall:
     arguments = function["arguments"]
     return ToolCall(
         name=require_text(function["name"], f"{path}.name"),
-        arguments=arguments if isinstance(arguments, str) else dump_json(arguments, f"{path}.arguments"),
+        arguments=arguments if isinstance(arguments, str) else dump_without_nulls(arguments, f"{path}.arguments"),
         id=optional_text(item.get("id"), f"{path}.id"),
     )

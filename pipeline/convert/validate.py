@@ -1,7 +1,11 @@
 """What every document must be, whichever transform made it."""
 
-from pipeline.convert.fields import require_text
+import json
+
+from pipeline.convert.fields import require_text, wrong_type
 from pipeline.convert.json_text import dump_json, parse_json
+from pipeline.convert.row_context import check_variables
+from pipeline.convert.spans import check_spans
 from schemas.conversation import MESSAGE_ROLES, Conversation, Document, Message, TextDocument, ToolCall
 from schemas.rejects import Reason, RejectRow
 
@@ -21,8 +25,12 @@ def _check_conversation(conversation: Conversation) -> None:
         _check_message(message, f"messages[{index}]")
     if not any(map(_says_something, conversation.messages)):
         raise RejectRow(Reason.EMPTY, "no message has any content")
-    if conversation.tools is not None:
-        _check_json(conversation.tools, "tools", list, Reason.INVALID_JSON)
+    for key in ("tools", "documents"):
+        if getattr(conversation, key) is not None:
+            _check_json(getattr(conversation, key), key, list, Reason.INVALID_JSON)
+    if conversation.template_kwargs is not None:
+        _check_json(conversation.template_kwargs, "template_kwargs", dict, Reason.INVALID_JSON)
+        check_variables(json.loads(conversation.template_kwargs), "template_kwargs")
 
 
 def _says_something(message: Message) -> bool:
@@ -37,9 +45,20 @@ def _check_message(message: Message, path: str) -> None:
             _check_text(getattr(message, key), f"{path}.{key}")
     for index, call in enumerate(message.tool_calls):
         _check_call(call, f"{path}.tool_calls[{index}]")
+    if message.spans is not None:
+        _check_spans(message, f"{path}.spans")
     if message.extra:
         extra = f"{path} ({', '.join(map(ascii, message.extra))})"
         _check_encodable(dump_json(message.extra, extra), extra)
+
+
+def _check_spans(message: Message, path: str) -> None:
+    try:
+        check_spans(message.spans or (), message.content, path)
+    except RejectRow:
+        raise
+    except (TypeError, ValueError) as error:
+        raise wrong_type(path, "pairs of numbers", message.spans) from error
 
 
 def _check_call(call: ToolCall, path: str) -> None:

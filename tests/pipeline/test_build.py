@@ -257,6 +257,25 @@ def test_preview(project: Path) -> None:
     assert "trained" in run_packline("preview", "config.yaml", cwd=project).stdout
 
 
+def test_preview_of_policies(project: Path) -> None:
+    policies = ["assistant", "last_turn", "text", "[{roles: [user], parts: [body]}]"]
+    flags = [word for policy in policies for word in ("--policy", policy)]
+    shown = json.loads(run_packline("preview", "config.yaml", "-n", "3", "--json", *flags, cwd=project).stdout)
+    rows = [json.loads(line)["messages"] for line in (project / "rows.jsonl").read_text().splitlines()[:3]]
+    made = [(each["policy"], "".join(t["text"] for t in each["tokens"] if t["trained"])) for each in shown]
+    answers = [[m["content"] + "<|im_end|>" for m in row if m["role"] == "assistant"] for row in rows]
+    asked = ["".join(m["content"] for m in row if m["role"] == "user") for row in rows]
+    assert made == [  # under `text` no row has a token that is trained
+        *(("assistant", "".join(said)) for said in answers),
+        *(("last_turn", said[-1]) for said in answers),
+        *(('[{"roles": ["user"], "parts": ["body"]}]', text) for text in asked),
+    ]
+    run = run_packline("preview", "config.yaml", "-n", "1", *flags, cwd=project)
+    assert run.stdout.count("loss policy: ") == 4
+    assert run.stdout.count("no_trained_tokens") == 1
+    assert run_packline("preview", "config.yaml", "--policy", "answers", cwd=project).returncode == 2
+
+
 def test_build_as_a_python_call(project: Path) -> None:
     code = "import pipeline; r = pipeline.build('config.yaml', workers=1); print(r.built, r.manifest.totals.rows)"
     run = subprocess.run([sys.executable, "-P", "-c", code], cwd=project, capture_output=True, text=True, check=False)

@@ -57,9 +57,10 @@ MESSAGES = st.builds(
     name=st.none() | TEXTS,
     train=st.none() | st.booleans(),
     weight=st.none() | st.floats() | st.integers(0, 1),
+    spans=st.none() | st.lists(st.tuples(COUNTS, COUNTS), max_size=2).map(tuple),
     extra=OBJECTS,
 )
-CONVERSATIONS = st.builds(Conversation, st.lists(MESSAGES, max_size=3).map(tuple), st.none() | TEXTS)
+CONVERSATIONS = st.builds(Conversation, st.lists(MESSAGES, max_size=3).map(tuple), *[st.none() | TEXTS] * 3)
 DOCUMENTS: st.SearchStrategy[Document] = CONVERSATIONS | st.builds(TextDocument, TEXTS)
 
 
@@ -238,10 +239,19 @@ KEY = BlockKey(3, 1, True)
 FACTS: dict[str, Any] = {"key": KEY, "rejects": [Reject(7, 2**40, Reason.TOO_LONG, "\u20ac")], "bytes": 2**41}
 COUNTED: dict[str, Any] = {**FACTS, "rows": {10: 4, 9: 1}, "truncated": 5, "straddling": 6}
 FULL_MESSAGE = Message(
-    "assistant", "a", "b", (ToolCall("f", "{}", "c"),), "d", "e", True, 0.1, {"text": [None, 2**64 - 1, {"": -(2**63)}]}
+    "assistant",
+    "a",
+    "b",
+    (ToolCall("f", "{}", "c"),),
+    "d",
+    "e",
+    True,
+    0.1,
+    ((0, 1),),
+    {"text": [None, 2**64 - 1, {"": -(2**63)}]},
 )
 FULL_DOCUMENTS: list[Document] = [
-    Conversation((FULL_MESSAGE, Message("user")), "[]"),
+    Conversation((FULL_MESSAGE, Message("user")), "[]", "[{}]", "{}"),
     TextDocument("\u00e4\U0001f600\n\0"),
 ]
 IDS = np.arange(5, dtype=np.int32)

@@ -1,6 +1,8 @@
 """The config of a build: what may be typed, and that no key is forgotten by the recipe."""
 
+import json
 from dataclasses import replace
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Tokenizer, load_config
 from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
-from pipeline.recipe import make_recipe, resolved_config
+from pipeline.recipe import make_recipe, make_tools, resolved_config
+from pipeline.serving import serving_files
+from schemas.conversation import Conversation, Message
 from schemas.errors import ConfigError
 from schemas.policy import DEFAULT_POLICY, PRESETS
 
@@ -88,6 +93,11 @@ def test_a_size_in_binary_units_is_exact(number: int, unit: str) -> None:
         ({"max_reject_fraction": 1.1}, "max_reject_fraction"),
         ({"too_long": "crop"}, "too_long"),
         ({"loss_policy": "assistants"}, "loss_policy"),
+        ({"tool_arguments": "json"}, "tool_arguments"),
+        ({"chat_template": {"usr": ["Q: ", ""]}}, "chat_template.*did you mean 'user'"),
+        ({"chat_template": {"user": "Q: "}}, "chat_template"),
+        ({"chat_template": {"user": ["Q: ", "", ""]}}, "chat_template"),
+        ({"chat_template": 7}, "chat_template"),
         ({"sources": [{"path": "a", "transform": {"type": "text"}, "limit": 0}]}, "sources.0.limit"),
         ({"sources": [{"path": "a", "transform": {"type": "chat"}}]}, "sources.0.transform"),
         ({"sources": [{"path": "a"}]}, "sources.0.transform"),
@@ -135,7 +145,9 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "block_bytes": ({"block_bytes": "1MiB"}, True),
     "max_line_bytes": ({"max_line_bytes": "1MiB"}, True),
     "template_kwargs": ({"template_kwargs": {"a": 1}}, True),
+    "tool_arguments": ({"tool_arguments": "string"}, True),
     "chat_template": ({"chat_template": "chatml"}, True),
+    "prompt template": ({"chat_template": {"user": ["Q: ", ""]}}, True),
     "transform": ({"sources": [{"path": "rows.jsonl", "transform": {"type": "text", "column": "body"}}]}, True),
     "limit": ({"sources": [{"path": "rows.jsonl", "transform": {"type": "text"}, "limit": 3}]}, True),
     "eos_token": ({"tokenizer": {**TOKENIZER, "eos_token": "<|endoftext|>"}}, True),
@@ -187,3 +199,24 @@ def test_the_manifest_keeps_every_key_but_the_output_and_no_secret() -> None:
     assert values["sources"][0]["path"] == ["s3://bucket/a.jsonl", "b.jsonl"]
     assert values["chat_template"] == "https://host/t.jinja"
     assert BuildConfig.model_validate({**values, "output": "out"}).seq_len == 64
+
+
+def test_a_prompt_template_needs_a_token_that_ends_an_answer() -> None:
+    ranks = {"path": QWEN, "pattern": r"\s+|\S+", "special_tokens": {"<|endoftext|>": {"id": 151643}}}
+    with pytest.raises(ConfigError, match=r"tokenizer\.eos_token"):
+        recipe_id(config(tokenizer=ranks, chat_template={"user": ["Q: ", ""]}))
+    assert recipe_id(config(tokenizer=ranks | {"eos_token": "<|endoftext|>"}, chat_template={"user": ["Q: ", ""]}))
+
+
+def test_the_compiled_prompt_template_is_what_serving_gets() -> None:
+    one, same, other = ({"user": ["Q: ", ""]}, {"user": ("Q: ", ""), "tool": ["", ""]}, {"user": ["Q:", ""]})
+    assert recipe_id(config(chat_template=one)) == recipe_id(config(chat_template=same))
+    assert recipe_id(config(chat_template=one)) != recipe_id(config(chat_template=other))
+    tokenizer = load_tokenizer(config().tokenizer)
+    recipe = make_recipe(config(chat_template=one), tokenizer)
+    files = serving_files(recipe, make_tools(recipe, tokenizer))
+    text = files["chat_template.jinja"].decode()
+    assert json.loads(files["tokenizer_config.json"])["chat_template"] == text
+    template = ChatTemplate(text, tokenizer.special_tokens, date(2024, 7, 26))
+    assert template.render(Conversation((Message("user", "a"), Message("assistant", "b")))) == "Q: ab<|im_end|>"
+    assert resolved_config(recipe.config)["chat_template"]["user"] == ["Q: ", ""]

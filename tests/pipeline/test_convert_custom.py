@@ -33,6 +33,9 @@ RESULTS = {
     "dicts in it": Conversation(({"role": "user"},)),
     "bad content": Conversation((Message("assistant", 5),)),
     "bad tools": Conversation((Message("assistant", "x"),), tools="{"),
+    "bad variables": Conversation((Message("assistant", "x"),), template_kwargs='{"messages": []}'),
+    "spans apart": Conversation((Message("assistant", "xyz", spans=((2, 3), (0, 1))),)),
+    "no spans": Conversation((Message("assistant", "xyz", spans=(("a", None),)),)),
     "train": Conversation((Message("user", "x", train=True),)),
 }
 
@@ -104,6 +107,9 @@ def test_what_a_function_may_return(kind: str, document: Document) -> None:
         ("dicts in it", Reason.WRONG_TYPE),
         ("bad content", Reason.WRONG_TYPE),
         ("bad tools", Reason.INVALID_JSON),
+        ("bad variables", Reason.TEMPLATE_ERROR),
+        ("spans apart", Reason.BAD_SPANS),
+        ("no spans", Reason.WRONG_TYPE),
         ("train", Reason.TRAIN_OTHER_ROLE),
     ],
 )

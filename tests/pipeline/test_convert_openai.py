@@ -123,7 +123,15 @@ def test_null_fields_are_absent_and_further_keys_are_kept() -> None:
     )
 
 
-def test_other_names_of_reasoning_are_left_to_the_template() -> None:
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_goes_by_three_names(name: str) -> None:
+    assert messages(ANSWER | {name: "r"}) == (Message("assistant", "Hello", reasoning_content="r"),)
+    assert messages(ANSWER | {"reasoning_content": "r", name: "r"}) == messages(ANSWER | {name: "r"})
+    refused = reject_of(ANSWER | {name: ["r"]})
+    assert (refused.reason, refused.detail.partition(":")[0]) == (Reason.WRONG_TYPE, f"messages[0].{name}")
+
+
+def test_another_reasoning_beside_it_is_left_to_the_template() -> None:
     made = messages({"role": "assistant", "content": "4", "thinking": "2 + 2", "reasoning_content": "r"})
     assert made == (Message("assistant", "4", reasoning_content="r", extra={"thinking": "2 + 2"}),)
 
@@ -234,7 +242,7 @@ def test_the_systems_text_of_the_settings_replaces_the_rows_own() -> None:
         ({"role": "user", "content": "x", "name": 5}, "messages[0].name"),
         ({"role": "user", "content": "x", "train": 1}, "messages[0].train"),
         ({"role": "assistant", "tool_calls": {}, "reasoning_content": 1}, "messages[0].reasoning_content"),
-        ({"role": "assistant", "tool_calls": "secret"}, "messages[0].tool_calls"),
+        ({"role": "assistant", "tool_calls": {"secret": 1}}, "messages[0].tool_calls"),
         ({"role": "user", "content": "x", "when": b"secret"}, "messages[0] ('when')"),
     ],
 )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, pack_channel
-from schemas.policy import DEFAULT_POLICY, PRESETS, LossPolicy, PolicyField, Term
+from schemas.errors import ConfigError
+from schemas.policy import DEFAULT_POLICY, PRESETS, LossPolicy, PolicyField, Term, name_of, parse_policy
 
 ROLES = ("none", "system", "user", "assistant", "tool", "text")
 PARTS = ("template", "body", "reasoning", "tool_call", "end", "markup")
@@ -117,3 +118,34 @@ def test_no_term_trains_nothing() -> None:
 def test_another_policy_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         Config(policy=value)
+
+
+def test_a_policy_as_it_is_typed() -> None:
+    assert parse_policy("last_turn") == PRESETS["last_turn"]
+    typed = parse_policy("[{roles: [user], parts: [body]}, {turns: last}]")
+    assert typed == LossPolicy(terms=(Term(roles=("user",), parts=("body",)), Term(turns="last")))
+    assert parse_policy(name_of(typed)) == typed
+    assert [name_of(policy) for policy in PRESETS.values()] == list(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("assistants", "the presets are assistant"),
+        ("[{role: [user]}]", r"terms\.0\.role: Extra"),
+        ("[{roles: [usr]}]", "'user'"),
+        ("[{", "not valid YAML"),
+        ("7", "LossPolicy"),
+        ("", "LossPolicy"),
+    ],
+)
+def test_what_is_no_policy(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        parse_policy(text)
+    assert str(caught.value).startswith(f"--policy {text!r}: ")
+
+
+@given(st.lists(TERMS, max_size=3))
+def test_a_name_means_its_policy(terms: list[dict[str, Any]]) -> None:
+    policy = Config(policy=terms).policy
+    assert parse_policy(name_of(policy)).table().tolist() == policy.table().tolist()

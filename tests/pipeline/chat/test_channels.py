@@ -93,8 +93,8 @@ def test_a_region_begins_where_the_served_prompt_ends(
     expected = np.zeros(len(whole), np.bool_)
     for index, message in enumerate(messages):
         if message.role == "assistant":
-            prompt = formatter.template.render(messages[:index], None, add_generation_prompt=True).plain
-            through = formatter.template.render(messages[: index + 1], None).plain.rstrip("\n")
+            prompt = formatter.template.render(Conversation(tuple(messages[:index])), add_generation_prompt=True).plain
+            through = formatter.template.render(Conversation(tuple(messages[: index + 1]))).plain.rstrip("\n")
             assert whole.startswith(prompt)
             assert whole.startswith(through)
             expected[len(prompt) : len(through)] = True

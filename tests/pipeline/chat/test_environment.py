@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Field
-from schemas.conversation import Message
+from schemas.conversation import Conversation, Message
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
 
@@ -55,7 +55,7 @@ def test_same_text_as_transformers(body: str) -> None:
 
     raw = [{"role": "user", "content": CONTENT, "name": "Ann"}, {"role": "assistant", "content": "7"}]
     rendered, _ = render_jinja_template([raw], chat_template=body, bos_token="<s>", eos_token="</s>")
-    assert render(body).render(MESSAGES, None) == rendered[0]
+    assert render(body).render(Conversation(MESSAGES)) == rendered[0]
 
 
 MADE_OF_ROWS_ALONE = [body for body in BODIES if not any(word in body for word in ("length", "+ 1", "dictsort"))]
@@ -64,7 +64,7 @@ MADE_OF_ROWS_ALONE = [body for body in BODIES if not any(word in body for word i
 @pytest.mark.parametrize("body", MADE_OF_ROWS_ALONE)
 def test_row_text_is_never_taken_for_template_text(body: str) -> None:
     """Visible characters of template origin are all written in the template's own source."""
-    text = render(body).render(MESSAGES, None)
+    text = render(body).render(Conversation(MESSAGES))
     position = 0
     for run in text.runs:
         if run.origin is None:
@@ -76,7 +76,7 @@ def test_row_text_is_never_taken_for_template_text(body: str) -> None:
 
 def test_calls_that_are_not_covered_are_known() -> None:
     template = render("{{ messages[0].content | urlencode }}{{ messages[0].content.zfill(40) }}")
-    text = template.render(MESSAGES, None)
+    text = template.render(Conversation(MESSAGES))
     assert template.environment.uncovered == {"urlencode", "zfill"}
     assert {run.origin.field for run in text.runs if run.origin} == {Field.BODY}
     assert all(run.origin is not None for run in text.runs)
@@ -98,7 +98,7 @@ def test_calls_that_are_not_covered_are_known() -> None:
 )
 def test_what_a_template_may_not_do_is_a_reject(body: str) -> None:
     with pytest.raises(RejectRow) as caught:
-        render(body + "{{ none.x.y }}").render(MESSAGES, None)
+        render(body + "{{ none.x.y }}").render(Conversation(MESSAGES))
     assert caught.value.reason == Reason.TEMPLATE_ERROR
 
 
@@ -108,4 +108,4 @@ def test_a_broken_template_is_a_config_error_with_its_line() -> None:
 
 
 def test_the_clock_is_pinned() -> None:
-    assert render("{{ strftime_now('%d %b %Y') }}").render(MESSAGES, None) == "26 Jul 2024"
+    assert render("{{ strftime_now('%d %b %Y') }}").render(Conversation(MESSAGES)) == "26 Jul 2024"

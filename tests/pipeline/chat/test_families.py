@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.chat.probe import choose_call_style
 from pipeline.chat.template import ChatTemplate
-from schemas.conversation import Message, ToolCall
+from schemas.conversation import Conversation, Message, ToolCall
 from schemas.rejects import RejectRow
 
 VARIABLES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -87,7 +87,8 @@ def test_every_family_renders_the_same_text(trl_templates: Path) -> None:
             tools = TOOLS if CALL in chat else None
             expected = served(source, chat, tools, as_text=template.tool_arguments == "string")
             try:
-                made = template.render([as_message(raw) for raw in chat], json.dumps(tools) if tools else None)
+                messages = tuple(as_message(raw) for raw in chat)
+                made = template.render(Conversation(messages, json.dumps(tools) if tools else None))
             except RejectRow:
                 made = None
             assert made == expected, (name, kind)

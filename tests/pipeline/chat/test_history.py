@@ -1,6 +1,5 @@
 """Templates that rewrite history: what `as_template` counts, and what `split` makes of it."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -120,9 +119,9 @@ def test_renderings_are_linear_in_the_turns(monkeypatch: pytest.MonkeyPatch) -> 
     rendered: list[int] = []
     render = ChatTemplate.render
 
-    def counted(template: ChatTemplate, messages: Sequence[Message], *given: Any, **named: Any) -> Traced:
-        rendered.append(len(messages))
-        return render(template, messages, *given, **named)
+    def counted(template: ChatTemplate, conversation: Conversation, **named: Any) -> Traced:
+        rendered.append(len(conversation.messages))
+        return render(template, conversation, **named)
 
     monkeypatch.setattr(ChatTemplate, "render", counted)
     counts = []
