@@ -58,6 +58,7 @@ class LetterFormatter(ChatFormatter):
 
     def __init__(self) -> None:
         """Without a template: nothing is rendered."""
+        self.end_ids = []
 
     def format(self, conversation: Conversation) -> Tokens:
         contents = [(message, message.content or "") for message in conversation.messages]

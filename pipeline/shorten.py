@@ -1,0 +1,30 @@
+"""A conversation that is too long, without its last turns."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pipeline.chat.formatter import Tokens
+from schemas.conversation import Conversation
+from schemas.rejects import RejectRow
+
+
+def drop_last_turns(
+    conversation: Conversation, tokens: Tokens, render: Callable[[Conversation], Tokens], seq_len: int
+) -> Tokens | None:
+    """The longest beginning of a conversation that ends in an answer and has at most `seq_len` tokens, None where
+    there is none.
+
+    `tokens` is the whole of it, too long. A beginning is rendered anew, as a template may look at what comes last. It
+    is tried only if its answer ends early enough in the whole: what comes later may make a template hide things of
+    earlier messages, such as reasoning, but not write more of them.
+    """
+    ends = {turn.message: turn.end for turn in tokens.turns}
+    for message in sorted(ends, reverse=True):
+        if ends[message] <= seq_len and message + 1 < len(conversation.messages):
+            try:
+                shorter = render(replace(conversation, messages=conversation.messages[: message + 1]))
+            except RejectRow:  # the template wants more, or hides what it showed before
+                continue
+            if len(shorter) <= seq_len:
+                return shorter
+    return None
