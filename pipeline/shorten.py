@@ -15,16 +15,15 @@ def drop_last_turns(
     there is none.
 
     `tokens` is the whole of it, too long. A beginning is rendered anew, as a template may look at what comes last. It
-    is tried only if its answer ends early enough in the whole: what comes later may make a template hide things of
+    is tried only if its answer begins early enough in the whole: what comes later may make a template hide things of
     earlier messages, such as reasoning, but not write more of them.
     """
-    ends = {turn.message: turn.end for turn in tokens.turns}
-    for message in sorted(ends, reverse=True):
-        if ends[message] <= seq_len and message + 1 < len(conversation.messages):
-            try:
-                shorter = render(replace(conversation, messages=conversation.messages[: message + 1]))
-            except RejectRow:  # the template wants more, or hides what it showed before
-                continue
-            if len(shorter) <= seq_len:
-                return shorter
+    within = {turn.message for turn in tokens.turns if turn.start < seq_len}
+    for message in sorted(within - {len(conversation.messages) - 1}, reverse=True):
+        try:
+            shorter = render(replace(conversation, messages=conversation.messages[: message + 1]))
+        except RejectRow:  # a template may refuse what ends there
+            continue
+        if len(shorter) <= seq_len:
+            return shorter
     return None
