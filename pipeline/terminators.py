@@ -60,11 +60,11 @@ def _table(names: dict[int, str], offenders: dict[int, TurnCounts]) -> list[str]
 def _describe(turn: OpenTurn, files: Sequence[SourceFile], encoder: Encoder) -> str:
     """The ids at the end of a turn, and the text of the last trained one: no more of the row than that."""
     path = without_secrets(files[turn.source].url)
-    following = f", not trained: {_listed(turn.following_ids)}" if turn.following_ids else ""
-    last = repr(encoder.decode(turn.trained_ids[-1:]))
+    last = encoder.decode(turn.trained_ids[-1:])
+    following = f"; not trained after it: {_listed(turn.following_ids)}" if turn.following_ids else ""
     return (
-        f"{path} at {turn.position}, messages[{turn.message}]: trained up to {_listed(turn.trained_ids)}, the last is "
-        f"{last}{following}"
+        f"{path} at {turn.position}, messages[{turn.message}]: what is trained ends in {_listed(turn.trained_ids)}, "
+        f"the last is {last!r}{following}"
     )
 
 

@@ -127,12 +127,32 @@ def test_a_fault_stops_the_build(
         assert f"{tmp_path}/{path} {numbers}" in table
     assert not [line for line in table if line.startswith(f"{tmp_path}/texts.jsonl")]
     assert (
-        f"{tmp_path}/chats.jsonl at 0, messages[{3 if inject is mask_the_last_token else 1}]: trained up to " in errors
+        f"{tmp_path}/chats.jsonl at 0, messages[{3 if inject is mask_the_last_token else 1}]: what is trained ends in "
+        in errors
     )
     assert "min_terminated is 99.00%" in errors
     assert "--set min_terminated=" in errors
     assert ("Nothing is published" in errors) == (stage == "whole")
     assert "secret" not in errors
+
+
+def test_a_fault_after_the_first_rows_stops_the_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A policy that trains the end of the last turn alone, which the first rows have no other than."""
+    policy = [{"roles": ["assistant"], "parts": ["body", "end"], "turns": "last"}, *NO_ENDS]
+    arguments = write_project(tmp_path, loss_policy=policy, block_bytes="64KiB")
+    rows = [chat(1, 10)] * 1000 + [chat(2, 10)] * 30
+    for row in rows[1000:]:
+        row["messages"][1]["content"] = "\n\\'\""
+    write_jsonl(tmp_path / "chats.jsonl", rows)
+    assert cli.main(arguments) == 3
+    errors = capsys.readouterr().err
+    table = [" ".join(line.split()) for line in errors.splitlines()]
+    assert f"{tmp_path}/chats.jsonl 1,060 1,030 0.9717" in table
+    place = sum(len(json.dumps(row)) + 1 for row in rows[:1000])
+    assert f"chats.jsonl at {place}, messages[1]: what is trained ends in " in errors
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert cli.main([*arguments, "--set", "min_terminated=0.97"]) == 0
+    assert "without an end" in capsys.readouterr().out
 
 
 def test_the_message_of_a_masked_end(
@@ -145,9 +165,9 @@ def test_the_message_of_a_masked_end(
     ids = token_ids("qwen2_5")
     lines = capsys.readouterr().err.splitlines()
     assert f"{ids['<|im_end|>']} <|im_end|>" in lines[0]
-    shown = [line for line in lines if "trained up to" in line]
+    shown = [line for line in lines if "what is trained ends in" in line]
     assert len(shown) == 3
-    assert shown[0].split("the last is ")[1].startswith(f"'0', not trained: {ids['<|im_end|>']} ")
+    assert shown[0].split("the last is ")[1].startswith(f"'0'; not trained after it: {ids['<|im_end|>']} ")
 
 
 def test_the_budget_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
