@@ -10,7 +10,7 @@ from pipeline.failures import BudgetExceeded
 from pipeline.recipe import Recipe, load_tools, make_dataset_id, resolved_config
 from pipeline.serving import write_tokenizer_folder
 from pipeline.terminators import check_terminated
-from pipeline.turns import add_audits
+from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import DatasetError
 from schemas.manifest import (
     MANIFEST,
@@ -44,7 +44,10 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
     blocks = complete_blocks(infos, unit_count)
     manifest = make_manifest(blocks, files, recipe)
     check_budget(manifest, recipe.config.max_reject_fraction)
-    check_terminated(add_audits(info.turns for info in blocks), files, recipe, "Nothing is published")
+    open_turns = tuple(turn for info in blocks for turn in info.turns.open_turns)
+    check_terminated(
+        TurnAudit(counts=manifest.turns.sources, open_turns=open_turns), files, recipe, "Nothing is published"
+    )
     _check_files(blocks, output)
     write_tokenizer_folder(recipe, load_tools(recipe), output)
     if not output.create(MANIFEST, manifest.encode()):

@@ -17,10 +17,9 @@ def check_terminated(audit: TurnAudit, files: Sequence[SourceFile], recipe: Reci
     """Raises BudgetExceeded, with a table, where an entry of `sources` has too few turns with an end. `extent` is a
     sentence on what was looked at."""
     config = recipe.config
+    counts = _counts_by_setting(audit, files)
     offenders = {
-        setting: counts
-        for setting in range(len(config.sources))
-        if _share(counts := _counts_of(audit, files, setting)) < config.min_terminated
+        setting: counts[setting] for setting in sorted(counts) if _share(counts[setting]) < config.min_terminated
     }
     if not offenders:
         return
@@ -39,8 +38,11 @@ def check_terminated(audit: TurnAudit, files: Sequence[SourceFile], recipe: Reci
     raise BudgetExceeded("\n".join(lines))
 
 
-def _counts_of(audit: TurnAudit, files: Sequence[SourceFile], setting: int) -> TurnCounts:
-    return add_turns(counts for source, counts in audit.counts.items() if files[int(source)].setting == setting)
+def _counts_by_setting(audit: TurnAudit, files: Sequence[SourceFile]) -> dict[int, TurnCounts]:
+    found: dict[int, list[TurnCounts]] = {}
+    for source, counts in audit.counts.items():
+        found.setdefault(files[int(source)].setting, []).append(counts)
+    return {setting: add_turns(found[setting]) for setting in found}
 
 
 def _share(counts: TurnCounts) -> float:

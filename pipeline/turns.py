@@ -74,7 +74,7 @@ def _turns_by_message(tokens: Tokens) -> Iterator[tuple[list[Turn], int]]:
     is: what is trained up to there is the turn's, also where the mask runs over its end."""
     turns = [list(parts) for _, parts in groupby(tokens.turns, key=lambda turn: turn.message)]
     stops = [*(parts[0].start for parts in turns[1:]), len(tokens)]
-    return zip(turns, stops, strict=True) if turns else iter(())
+    return zip(turns, stops, strict=False)  # without turns there is one stop
 
 
 def _open_turn(source: int, position: int, tokens: Tokens, first: Turn, after: int) -> OpenTurn:
