@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from families import FAMILIES, make_family, template_folder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.chat.formatter import ChatFormatter, Tokens, Turn
@@ -65,6 +65,7 @@ def count_slowly(tokens: Tokens, policy: LossPolicy) -> Counter[str]:
     return count
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), documents()), max_size=4), st.sampled_from(sorted(PRESETS)))
 def test_counts_are_those_of_a_slow_loop(found: list[tuple[int, Tokens]], preset: str) -> None:
     policy = PRESETS[preset]
