@@ -7,6 +7,7 @@ from dataclasses import fields
 from pydantic import ValidationError
 
 from pipeline.blocks import BlockKey, Unit
+from pipeline.turns import TurnAudit
 from schemas.errors import DatasetError
 from schemas.manifest import Count, Histogram, Record, RejectFile, Sha256, ShardFile
 from schemas.recipe import canonical_sha256
@@ -29,6 +30,7 @@ class BlockInfo(Record):
     holdout_channels: Histogram
     truncated: Count
     straddling: Count
+    turns: TurnAudit
     shard: ShardFile | None
     holdout: ShardFile | None
     reject_file: RejectFile | None

@@ -18,7 +18,8 @@ _EXIT_CODES = """exit codes:
   0  built, or built already
   1  a failure while building: bad input, a lost worker, a damaged data set
   2  a config or a command that cannot be used; more than half of a source's first rows rejected
-  3  more rows rejected than max_reject_fraction allows: nothing is published"""
+  3  more rows rejected than max_reject_fraction allows, or fewer turns with an end token than min_terminated asks for:
+     nothing is published"""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from pipeline.assemble import PackedBlock
 from pipeline.block_info import BlockInfo
 from pipeline.blocks import BlockKey, DocumentBlock, RowBlock
 from pipeline.tokenize import TokenBlock
+from pipeline.turns import TurnAudit
 from schemas.conversation import Conversation, Document, Message, TextDocument, ToolCall
 from schemas.rejects import Reason, Reject
 from schemas.shard import Packs
@@ -129,8 +130,10 @@ def _read(encoded: bytes) -> list[pa.RecordBatch]:
 
 
 def _head(block: RowBlock | DocumentBlock | TokenBlock | PackedBlock) -> pa.RecordBatch:
-    """The rejects; in the schema's metadata the key, the numbers and the rows by source."""
+    """The rejects; in the schema's metadata the key, the numbers, the rows by source and the turns."""
     facts = {name: value for name, value in _as_dict(block).items() if isinstance(value, int | dict)}
+    if isinstance(block, TokenBlock | PackedBlock):
+        facts["turns"] = block.turns.model_dump()
     rejects = pa.RecordBatch.from_pylist([_as_dict(reject) for reject in block.rejects], REJECTS)
     return rejects.replace_schema_metadata({METADATA: json.dumps({**facts, "key": _as_dict(block.key)})})
 
@@ -141,6 +144,7 @@ def _facts(head: pa.RecordBatch) -> dict[str, Any]:
     facts["key"] = BlockKey(**facts["key"])
     if "rows" in facts:
         facts["rows"] = {int(source): count for source, count in facts["rows"].items()}
+        facts["turns"] = TurnAudit.model_validate(facts["turns"])
     facts["rejects"] = [Reject(**{**reject, "reason": Reason(reject["reason"])}) for reject in head.to_pylist()]
     return facts
 

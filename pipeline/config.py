@@ -191,13 +191,14 @@ class BuildConfig(Settings):
     tool_arguments: ToolArguments = "auto"
     clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] = "2024-07-26"
     reasoning_history: Literal["as_template", "split"] = "as_template"
-    too_long: Literal["reject", "truncate", "split"] = "reject"
+    too_long: Literal["reject", "truncate_turns", "truncate", "split"] = "reject"
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     block_bytes: ByteSize = 32 * 2**20
     max_line_bytes: ByteSize = 64 * 2**20
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    min_terminated: Annotated[float, Field(ge=0, le=1)] = 0.99
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> BuildConfig:

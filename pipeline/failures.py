@@ -14,11 +14,12 @@ _MARK = re.compile(r"packline-failure:(\{.*?\}):end", re.DOTALL)
 
 
 class BudgetExceeded(ValueError):
-    """More rows were rejected than `max_reject_fraction` allows. Nothing is published."""
+    """More rows were rejected than `max_reject_fraction` allows, or fewer turns end in an end token than
+    `min_terminated` asks for. Nothing is published."""
 
 
 class BlockFailure(RuntimeError):
-    """`kind`: the rejects' budget, the user's input, or a defect of ours. `message` is for the user."""
+    """`kind`: a budget, the user's input, or a defect of ours. `message` is for the user."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(f"packline-failure:{json.dumps({'kind': kind, 'message': message})}:end")

@@ -50,7 +50,7 @@ def build(
     """Build the data set that a config describes, or find it built.
 
     Raises ConfigError for a config that cannot be used, found before Beam starts; BudgetExceeded where too many rows
-    were rejected; DatasetError where the input or a block was at fault.
+    were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
     """
     began = time.monotonic()
     if not isinstance(config, BuildConfig):

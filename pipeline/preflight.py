@@ -12,7 +12,9 @@ from pipeline.config import Alpaca, Transform
 from pipeline.convert import convert_rows
 from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
+from pipeline.terminators import check_terminated
 from pipeline.tokenize import TokenBlock, tokenize_documents
+from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, Reject
 from schemas.store import without_secrets
@@ -30,6 +32,7 @@ class Sample:
     rows: int = 0
     reasons: Counter[Reason] = field(default_factory=Counter)
     example: Reject | None = None
+    audits: list[TurnAudit] = field(default_factory=list)  # a block each
 
     @property
     def rejects(self) -> int:
@@ -41,11 +44,14 @@ class PreflightFailed(ConfigError):
 
 
 def check_first_rows(plan: BuildPlan) -> list[str]:
-    """Warnings, one a line. Raises PreflightFailed, with a table of the reasons."""
+    """Warnings, one a line. Raises PreflightFailed, with a table of the reasons; BudgetExceeded where too few turns
+    have an end, with a table of the sources."""
     samples = [_sample(plan, setting) for setting in range(len(plan.recipe.config.sources))]
     bad = [sample for sample in samples if sample.rejects * 2 > sample.rows]
     if bad:
         raise PreflightFailed("\n".join(_report(sample) for sample in bad))
+    audit = add_audits(audit for sample in samples for audit in sample.audits)
+    check_terminated(audit, plan.files, plan.recipe, f"Looked at were the first {ROWS:,} rows of each source")
     return [f"{sample.path}: there is no row in it" for sample in samples if not sample.rows]
 
 
@@ -59,6 +65,7 @@ def _sample(plan: BuildPlan, setting: int) -> Sample:
         sample.rows += sum(tokens.rows.values())
         sample.reasons.update(reject.reason for reject in tokens.rejects)
         sample.example = sample.example or next(iter(tokens.rejects), None)
+        sample.audits.append(tokens.turns)
     _check_named_columns(sample, source.transform, columns)
     return sample
 

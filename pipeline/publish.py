@@ -9,6 +9,8 @@ from pipeline.blocks import SourceFile
 from pipeline.failures import BudgetExceeded
 from pipeline.recipe import Recipe, load_tools, make_dataset_id, resolved_config
 from pipeline.serving import write_tokenizer_folder
+from pipeline.terminators import check_terminated
+from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import DatasetError
 from schemas.manifest import (
     MANIFEST,
@@ -21,7 +23,9 @@ from schemas.manifest import (
     TemplateFacts,
     TokenizerFacts,
     Totals,
+    Turns,
     add_histograms,
+    add_turns,
     load_manifest,
 )
 from schemas.store import Folder
@@ -32,13 +36,18 @@ Key = TypeVar("Key", bound=str)
 def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceFile], recipe: Recipe) -> Manifest:
     """Write the manifest, once; where it is there already, it must be this one.
 
-    Raises BudgetExceeded; DatasetError where a block is missing, came out differently on two attempts, lost its
-    shard, or another data set was published into the folder meanwhile.
+    Raises BudgetExceeded where too many rows are rejects or too few turns have an end; DatasetError where a block is
+    missing, came out differently on two attempts, lost its shard, or another data set was published into the folder
+    meanwhile.
     """
     output = Folder(recipe.config.output)
     blocks = complete_blocks(infos, unit_count)
     manifest = make_manifest(blocks, files, recipe)
     check_budget(manifest, recipe.config.max_reject_fraction)
+    open_turns = tuple(turn for info in blocks for turn in info.turns.open_turns)
+    check_terminated(
+        TurnAudit(counts=manifest.turns.sources, open_turns=open_turns), files, recipe, "Nothing is published"
+    )
     _check_files(blocks, output)
     write_tokenizer_folder(recipe, load_tools(recipe), output)
     if not output.create(MANIFEST, manifest.encode()):
@@ -118,6 +127,7 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
         holdout=_holdout(blocks, config.holdout),
         rejects=Rejects(counts=rejects, files=[info.reject_file for info in blocks if info.reject_file]),
         channels=_channels(blocks),
+        turns=_turns(blocks),
         totals=Totals(
             rows=sum(rows.values()),
             rejects=sum(rejects.values()),
@@ -156,6 +166,11 @@ def _channels(blocks: Sequence[BlockInfo]) -> Channels:
             by_source.setdefault(source, []).append(histogram)
     sources = {source: add_histograms(by_source[source]) for source in sorted(by_source, key=int)}
     return Channels(total=add_histograms(sources.values()), sources=sources)
+
+
+def _turns(blocks: Sequence[BlockInfo]) -> Turns:
+    sources = add_audits(info.turns for info in blocks).counts
+    return Turns(total=add_turns(sources.values()), sources=sources)
 
 
 def _add_counts(counts: Iterable[Mapping[Key, int]]) -> dict[Key, int]:

@@ -1,12 +1,14 @@
 """What the commands print: the summary of a build, and a plan."""
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.build_plan import BuildPlan
 from pipeline.launch import BuildResult
 from pipeline.progress import StateReader
-from schemas.manifest import MANIFEST, Manifest, load_manifest
+from schemas.manifest import MANIFEST, Manifest, TurnCounts, load_manifest
 from schemas.policy import LossPolicy
 
 
@@ -19,6 +21,8 @@ def print_summary(result: BuildResult, console: Console) -> None:
         rate = result.input_bytes / 1e6 / result.seconds
         table.add_row("time", f"{result.seconds:.1f} s, {rate:.2f} MB/s with {result.workers} worker(s)")
     console.print(table)
+    for warning in turn_warnings(manifest):
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
 
 def facts_table(manifest: Manifest, policy: LossPolicy) -> Table:
@@ -33,6 +37,8 @@ def facts_table(manifest: Manifest, policy: LossPolicy) -> Table:
     table.add_row("documents", f"{totals.documents:,}")
     table.add_row("tokens", f"{totals.tokens:,}")
     table.add_row("trained tokens", f"{policy.trained_tokens(histogram):,}")
+    for name, shown in _turn_rows(manifest.turns.total):
+        table.add_row(name, shown)
     for name, count in (("truncated", totals.truncated), ("straddling", totals.straddling)):
         if count:
             table.add_row(name, f"{count:,}")
@@ -42,6 +48,38 @@ def facts_table(manifest: Manifest, policy: LossPolicy) -> Table:
         rows = sum(shard.documents for shard in manifest.holdout.shards)
         table.add_row("holdout", f"{rows:,} documents in {len(manifest.holdout.shards)} shard(s)")
     return table
+
+
+def _turn_rows(turns: TurnCounts) -> Iterator[tuple[str, str]]:
+    """What is not as it should be in every data set is told; of a data set without turns nothing."""
+    if turns.trained:
+        yield "trained turns", f"{turns.trained:,}"
+        others = {
+            "without an end": turns.trained - turns.terminated,
+            "reasoning dropped": turns.reasoning_dropped,
+            "prompt not as served": turns.not_served,
+        }
+        yield from ((f"  {name}", f"{count:,}") for name, count in others.items() if count)
+    if turns.cut:
+        yield "cut turns", f"{turns.cut:,}"
+
+
+def turn_warnings(manifest: Manifest) -> Iterator[str]:
+    """What a build should say of turns that are not trained as they are served, with what to type."""
+    turns = manifest.turns.total
+    split = "`--set reasoning_history=split` makes a document of each, as it is served"
+    if turns.reasoning_dropped:
+        yield (
+            f"{turns.reasoning_dropped:,} of {turns.trained:,} turns: the template drops earlier reasoning, so these "
+            f"are trained without theirs; {split}"
+        )
+    if turns.not_served:
+        yield f"{turns.not_served:,} of {turns.trained:,} turns whose prompt is not the one that is served; {split}"
+    if turns.cut:
+        yield (
+            f"{turns.cut:,} turns are cut at seq_len and have no end; `--set too_long=truncate_turns` drops whole "
+            "turns instead"
+        )
 
 
 def print_plan(plan: BuildPlan, console: Console) -> None:

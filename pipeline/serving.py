@@ -25,7 +25,7 @@ def serving_files(recipe: Recipe, tools: Tools) -> dict[str, bytes]:
     files["tokenizer_config.json"] = _json(settings)
     if tools.formatter is not None:
         generation = json.loads(files.get("generation_config.json", b"{}"))
-        files["generation_config.json"] = _json({**generation, "eos_token_id": tools.formatter.end_ids})
+        files["generation_config.json"] = _json({**generation, "eos_token_id": tools.formatter.stop_ids})
     return files
 
 

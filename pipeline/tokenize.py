@@ -12,6 +12,8 @@ from pipeline.blocks import BlockKey, DocumentBlock
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.config import BuildConfig
 from pipeline.encoders.base import Encoder, EncodingFailed
+from pipeline.shorten import drop_last_turns
+from pipeline.turns import TurnAudit, audit_turns
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
 from schemas.conversation import Conversation, Document, TextDocument
 from schemas.rejects import Reason, Reject, RejectRow
@@ -36,6 +38,7 @@ class TokenBlock:
     bytes: int = 0
     truncated: int = 0
     straddling: int = 0
+    turns: TurnAudit = field(default_factory=TurnAudit)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -48,7 +51,8 @@ class DocumentTokenizer:
         self.seq_len = config.seq_len
         self.too_long = config.too_long
         self.loss_weights = config.loss_weights
-        self._trained = config.loss_policy.table()
+        self.trained = config.loss_policy.table()
+        self.end_ids = frozenset(formatter.end_ids if formatter else ())
         self._encoder = encoder
         self._formatter = formatter
 
@@ -60,9 +64,8 @@ class DocumentTokenizer:
             raise RejectRow(Reason.UNENCODABLE, f"a lone surrogate: {error.reason}") from error
         except EncodingFailed as error:
             raise RejectRow(Reason.UNENCODABLE, str(error)) from error
-        is_text = isinstance(document, TextDocument)
-        fitting = [piece for tokens in documents for piece in self._fit(tokens, is_text=is_text)]
-        if not any(self._trained[tokens.channel].any() for tokens in fitting):
+        fitting = self._fit(documents, document)
+        if not any(self.trained[tokens.channel].any() for tokens in fitting):
             raise RejectRow(Reason.NO_TRAINED_TOKENS, "no token of it is trained under loss_policy")
         return fitting
 
@@ -74,14 +77,19 @@ class DocumentTokenizer:
         ids = self._encoder.encode_document(document.text)
         return [Tokens(ids, text_channels(len(ids), self._encoder, ids))]
 
-    def _fit(self, tokens: Tokens, *, is_text: bool) -> list[Tokens]:
-        if len(tokens) <= self.seq_len:
-            return [tokens]
+    def _fit(self, documents: list[Tokens], document: Document) -> list[Tokens]:
+        longest = max(map(len, documents))
+        if longest <= self.seq_len:
+            return documents
         if self.too_long == "truncate":
-            return [replace(cut(tokens, 0, self.seq_len), truncated=True)]
-        if self.too_long == "split" and is_text:
-            return list(split(tokens, self.seq_len))
-        raise RejectRow(Reason.TOO_LONG, f"{len(tokens)} tokens, seq_len is {self.seq_len}")
+            return [truncate(tokens, self.seq_len) for tokens in documents]
+        if self.too_long == "split" and isinstance(document, TextDocument):
+            return [piece for tokens in documents for piece in split(tokens, self.seq_len)]
+        if self.too_long == "truncate_turns" and isinstance(document, Conversation):
+            shorter = drop_last_turns(document, documents, self._documents, self.seq_len)
+            if shorter is not None:
+                return [replace(tokens, truncated=True) for tokens in shorter]
+        raise RejectRow(Reason.TOO_LONG, f"{longest} tokens, seq_len is {self.seq_len}")
 
 
 def text_channels(length: int, encoder: Encoder, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
@@ -99,6 +107,14 @@ def text_channels(length: int, encoder: Encoder, ids: npt.NDArray[np.int32]) -> 
 def cut(tokens: Tokens, start: int, stop: int) -> Tokens:
     weight = None if tokens.weight is None else tokens.weight[start:stop]
     return Tokens(tokens.input_ids[start:stop], tokens.channel[start:stop], weight, tokens.straddling)
+
+
+def truncate(tokens: Tokens, seq_len: int) -> Tokens:
+    """The first `seq_len` tokens. A turn that is cut keeps its end, which then lies beyond the document."""
+    if len(tokens) <= seq_len:
+        return tokens
+    begun = tuple(turn for turn in tokens.turns if turn.start < seq_len)
+    return replace(cut(tokens, 0, seq_len), turns=begun, truncated=True)
 
 
 def split(tokens: Tokens, seq_len: int) -> Iterator[Tokens]:
@@ -124,11 +140,13 @@ def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> To
         except RejectRow as reject:
             rejects.append(Reject(source, position, reject.reason, reject.detail))
             continue
-        truncated += pieces[0].truncated
+        truncated += any(tokens.truncated for tokens in pieces)
         made += pieces
         places += [(source, position, number) for number in range(len(pieces))]
     rows = _count([*block.sources, *(reject.source for reject in block.rejects)])
-    return _flatten(block, made, places, rejects, rows, truncated, weights=tokenizer.loss_weights)
+    documents = ((source, position, tokens) for (source, position, _), tokens in zip(places, made, strict=True))
+    turns = audit_turns(documents, tokenizer.trained, tokenizer.end_ids)
+    return _flatten(block, made, places, rejects, rows, truncated, turns, weights=tokenizer.loss_weights)
 
 
 def _flatten(
@@ -138,6 +156,7 @@ def _flatten(
     rejects: list[Reject],
     rows: dict[int, int],
     truncated: int,
+    turns: TurnAudit,
     *,
     weights: bool,
 ) -> TokenBlock:
@@ -156,6 +175,7 @@ def _flatten(
         bytes=block.bytes,
         truncated=truncated,
         straddling=sum(tokens.straddling for tokens in made),
+        turns=turns,
     )
 
 

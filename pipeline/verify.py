@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.write import channels_by_source, tokens_per_pack
 from schemas.channels import LEGAL, NO_LOSS
 from schemas.errors import DatasetError
-from schemas.manifest import Manifest, RejectFile, ShardFile, add_histograms, load_manifest
+from schemas.manifest import Manifest, RejectFile, ShardFile, add_histograms, add_turns, load_manifest
 from schemas.shard import Packs, Shard, map_shard, read_shard
 from schemas.splitmix import mix
 from schemas.store import Folder, dataset_folder
@@ -110,6 +110,8 @@ def _check_totals(manifest: Manifest) -> Iterator[str]:
     for name, found in sums.items():
         if found != getattr(totals, name):
             yield f"manifest.json: totals.{name} is {getattr(totals, name)}, its parts add up to {found}"
+    if add_turns(manifest.turns.sources.values()) != manifest.turns.total:
+        yield "manifest.json: turns.total is not the sum of turns.sources"
 
 
 def _check_rejects(folder: Folder, manifest: Manifest, deep: bool) -> Iterator[str]:

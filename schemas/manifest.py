@@ -88,6 +88,25 @@ class Channels(Record):
     sources: dict[str, Histogram]
 
 
+class TurnCounts(Record):
+    """Assistant turns, the holdout's included. `trained` are whole and have a token that the build's loss policy
+    trains; `terminated`, `reasoning_dropped` and `not_served` are among these. `cut` are apart: their documents end
+    before they do."""
+
+    trained: Count = 0
+    terminated: Count = 0
+    reasoning_dropped: Count = 0
+    not_served: Count = 0
+    cut: Count = 0
+
+
+class Turns(Record):
+    """`sources` by index as a string; those without turns are absent."""
+
+    total: TurnCounts
+    sources: dict[str, TurnCounts]
+
+
 class Totals(Record):
     """`rows` = rows that gave documents + `rejects`. Packs, documents and tokens are without the holdout, all else is
     with it."""
@@ -128,6 +147,7 @@ class Manifest(Record):
     holdout: Holdout | None
     rejects: Rejects
     channels: Channels
+    turns: Turns
     totals: Totals
     fill: float
 
@@ -156,6 +176,14 @@ def load_manifest(folder: Folder) -> Manifest:
     except FileNotFoundError as error:
         raise DatasetError(f"{where} does not exist: no data set here, or its build has not finished") from error
     return decode_manifest(data, where)
+
+
+def add_turns(counts: Iterable[TurnCounts]) -> TurnCounts:
+    total: dict[str, int] = dict.fromkeys(TurnCounts.model_fields, 0)
+    for count in counts:
+        for name in total:
+            total[name] += getattr(count, name)
+    return TurnCounts(**total)
 
 
 def add_histograms(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:

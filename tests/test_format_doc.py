@@ -36,7 +36,7 @@ from pipeline.tokenize import is_held_out
 from pipeline.verify import verify
 from schemas import manifest as crossing
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, pack_channel, unpack_channel
-from schemas.manifest import MANIFEST, Channels, Manifest, Rejects, ShardFile, TokenizerFacts, Totals
+from schemas.manifest import MANIFEST, Channels, Manifest, Rejects, ShardFile, TokenizerFacts, Totals, TurnCounts, Turns
 from schemas.policy import PRESETS, LossPolicy, Term
 from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, dataset_id
 from schemas.rejects import Reason
@@ -178,6 +178,7 @@ def make_manifest(shards: Sequence[ShardFile], packs: PackList) -> Manifest:
         holdout=None,
         rejects=Rejects(counts={}, files=[]),
         channels=Channels(total=histogram, sources={"0": histogram}),
+        turns=Turns(total=TurnCounts(), sources={}),
         totals=Totals(packs=len(packs), documents=len(docs), tokens=tokens, **totals),
         fill=round(tokens / (len(packs) * SEQ_LEN), 6),
     )
@@ -411,6 +412,7 @@ MANIFEST_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "Object `chat_template`": (crossing.TemplateFacts,),
     "Object `rejects`": (Rejects, crossing.RejectFile),
     "Object `channels`": (Channels,),
+    "Object `turns`": (Turns, TurnCounts),
     "Object `totals`": (Totals,),
     "Object `holdout`": (crossing.Holdout,),
 }

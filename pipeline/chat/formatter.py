@@ -54,7 +54,8 @@ class Tokens:
 
 
 class ChatFormatter:
-    """A chat template and an encoder that go together. `stop_ids` are the model's own eos ids."""
+    """A chat template and an encoder that go together. `stop_ids` are the model's own eos ids; the attribute has what
+    ends an answer or a call as well, as a server must stop there."""
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class ChatFormatter:
         self.control_tokens = tuple(token for token in added if token.special or token in controls)
         self.encoder = _with_controls(encoder, self.control_tokens)
         self.end_ids = sorted(token.id for token in self._ends.tokens)
+        closing = (self._ends.after_answer, self._ends.after_call)
+        self.stop_ids = sorted(token.id for token in added if token in self._ends.stops or token.content in closing)
         self._controls = TokenFinder(self.control_tokens)
         self._split_history = split_history
 

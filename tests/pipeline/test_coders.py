@@ -24,8 +24,9 @@ from pipeline.coders import (
     register_coders,
 )
 from pipeline.tokenize import TokenBlock
+from pipeline.turns import OpenTurn, TurnAudit
 from schemas.conversation import MESSAGE_ROLES, Conversation, Document, Message, TextDocument, ToolCall
-from schemas.manifest import RejectFile, ShardFile
+from schemas.manifest import RejectFile, ShardFile, TurnCounts
 from schemas.rejects import Reason, Reject
 from schemas.shard import Packs
 
@@ -45,6 +46,22 @@ OBJECTS = st.dictionaries(TEXTS, JSON, max_size=3)
 KEYS = st.builds(BlockKey, COUNTS, COUNTS, st.booleans())
 REJECTS = st.lists(st.builds(Reject, SOURCES, COUNTS, st.sampled_from(Reason), TEXTS), max_size=3)
 ROWS = st.dictionaries(SOURCES, COUNTS, max_size=3)
+TOKEN_IDS = st.lists(COUNTS, max_size=2).map(tuple)
+AUDITS = st.builds(
+    TurnAudit,
+    counts=st.dictionaries(SOURCES.map(str), st.builds(TurnCounts, **dict.fromkeys(TurnCounts.model_fields, COUNTS))),
+    open_turns=st.lists(
+        st.builds(
+            OpenTurn,
+            source=COUNTS,
+            position=COUNTS,
+            message=COUNTS,
+            trained_ids=TOKEN_IDS,
+            following_ids=TOKEN_IDS,
+        ),
+        max_size=2,
+    ).map(tuple),
+)
 
 CALLS = st.builds(ToolCall, TEXTS, TEXTS, st.none() | TEXTS)
 MESSAGES = st.builds(
@@ -96,6 +113,7 @@ def token_blocks(draw: st.DrawFn) -> TokenBlock:
         bytes=draw(COUNTS),
         truncated=draw(COUNTS),
         straddling=draw(COUNTS),
+        turns=draw(AUDITS),
     )
 
 
@@ -126,6 +144,7 @@ PACKED_BLOCKS = st.builds(
     bytes=COUNTS,
     truncated=COUNTS,
     straddling=COUNTS,
+    turns=AUDITS,
 )
 FILES = st.none() | st.builds(
     ShardFile, name=st.just("shards/a.arrow"), bytes=COUNTS, sha256=SHA, packs=COUNTS, documents=COUNTS, tokens=COUNTS
@@ -146,6 +165,7 @@ BLOCK_INFOS = st.builds(
     holdout_channels=HISTOGRAMS,
     truncated=COUNTS,
     straddling=COUNTS,
+    turns=AUDITS,
     shard=FILES,
     holdout=FILES,
     reject_file=REJECT_FILES,
@@ -237,7 +257,11 @@ def full_packs(seq_len: int, weight: bool) -> Packs:
 
 KEY = BlockKey(3, 1, True)
 FACTS: dict[str, Any] = {"key": KEY, "rejects": [Reject(7, 2**40, Reason.TOO_LONG, "\u20ac")], "bytes": 2**41}
-COUNTED: dict[str, Any] = {**FACTS, "rows": {10: 4, 9: 1}, "truncated": 5, "straddling": 6}
+TURNS = TurnAudit(
+    counts={"10": TurnCounts(trained=7, terminated=6, reasoning_dropped=5, not_served=4, cut=3), "9": TurnCounts()},
+    open_turns=(OpenTurn(source=10, position=2**40, message=3, trained_ids=(1, 2), following_ids=()),),
+)
+COUNTED: dict[str, Any] = {**FACTS, "rows": {10: 4, 9: 1}, "truncated": 5, "straddling": 6, "turns": TURNS}
 FULL_MESSAGE = Message(
     "assistant",
     "a",
@@ -281,6 +305,7 @@ EXAMPLES: dict[str, Any] = {  # not made anew: a shuffle must give others, a fus
         holdout_channels={"11": 7},
         truncated=8,
         straddling=9,
+        turns=TURNS,
         shard=ShardFile(name="a", bytes=1, sha256="1" * 64, packs=2, documents=3, tokens=4),
         holdout=None,
         reject_file=RejectFile(name="b", bytes=1, sha256="2" * 64, rows=2),

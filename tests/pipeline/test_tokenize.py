@@ -58,6 +58,7 @@ class LetterFormatter(ChatFormatter):
 
     def __init__(self) -> None:
         """Without a template: nothing is rendered."""
+        self.end_ids = []
 
     def documents(self, conversation: Conversation) -> list[Tokens]:
         contents = [(message, message.content or "") for message in conversation.messages]

@@ -27,6 +27,7 @@ USER = pack_channel(Role.USER, Part.BODY)
 FIRST = NO_LOSS | USER
 
 FIRST_SHARD, SECOND_SHARD = "shards/00000-000-a.arrow", "shards/00000-001-a.arrow"
+TURNS = {"trained": 9, "terminated": 8}
 HOLDOUT, REJECTS = "holdout/00000-000-a.arrow", "rejects/00000-000-a.jsonl.zst"
 
 
@@ -142,6 +143,7 @@ def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Any]:
             "files": [{**write_file(folder, REJECTS, dataset.rejects), "rows": 2}],
         },
         "channels": {"total": total(by_source), "sources": by_source},
+        "turns": {"total": {**TURNS}, "sources": {"0": {**TURNS}, "1": {}}},
         "totals": {"rows": 13, "rejects": 2, "truncated": 0, "straddling": 0, **sums},
         "fill": 0.75,
     }
@@ -279,6 +281,7 @@ FILE_DAMAGE: dict[str, tuple[Damage, str, bool]] = {
     "total tokens off": (set_value("totals/tokens", 1), "totals.tokens is 1", BOTH),
     "total rejects off": (set_value("totals/rejects", 3), "totals.rejects is 3", BOTH),
     "total rows off": (set_value("totals/rows", 14), "totals.rows is 14", BOTH),
+    "turns of a source off": (set_value("turns/sources/0/cut", 1), "turns.total is not the sum", BOTH),
     "rows of a source off": (set_value("sources/0/rows", 8), "totals.rows is 13", BOTH),
     "rows of a reject file off": (set_value("rejects/files/0/rows", 1), "the reject files hold 1", BOTH),
     "reject counts off": (set_value("rejects/counts", {"empty": 1}), "totals.rejects is 2", BOTH),

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+TURNS = {"trained": 5, "terminated": 4, "reasoning_dropped": 1, "not_served": 2, "cut": 1}
+
 
 def manifest_values() -> dict[str, Any]:
     shard = {"bytes": 10, "sha256": "d" * 64, "packs": 2, "documents": 3, "tokens": 20}
@@ -34,6 +36,7 @@ def manifest_values() -> dict[str, Any]:
             "files": [{"name": "rejects/00000-000-dd.jsonl.zst", "bytes": 5, "sha256": "f" * 64, "rows": 1}],
         },
         "channels": {"total": {"13": 18, "141": 2}, "sources": {"0": {"13": 18, "141": 2}}},
+        "turns": {"total": TURNS, "sources": {"0": TURNS}},
         "totals": {
             "rows": 7,
             "rejects": 1,

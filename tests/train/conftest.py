@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
-from schemas.manifest import MANIFEST, Channels, Manifest, Rejects, ShardFile, TokenizerFacts, Totals
+from schemas.manifest import MANIFEST, Channels, Manifest, Rejects, ShardFile, TokenizerFacts, Totals, TurnCounts, Turns
 from schemas.shard import Packs, ShardMeta, write_shard
 
 SEQ_LEN, VOCAB_SIZE, PAD_ID = 16, 50, 49
@@ -103,6 +103,7 @@ def build_manifest(packs: Dataset, shards: list[ShardFile], seq_len: int) -> Man
         holdout=None,
         rejects=Rejects(counts={}, files=[]),
         channels=Channels(total=dict(histogram), sources={}),
+        turns=Turns(total=TurnCounts(), sources={}),
         totals=Totals(
             rows=0,
             rejects=0,
