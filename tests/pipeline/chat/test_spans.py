@@ -16,7 +16,8 @@ from schemas.policy import DEFAULT_POLICY
 from schemas.rejects import RejectRow
 from tests.support.families import make_family
 
-Strip = Callable[[str], str]
+Strip = Callable[[str, bool], str]
+"""What a template emits of an answer's content; the second argument says whether it is the last answer."""
 CONTENT = st.text(alphabet="abcdefgh the,.\n <>\u00e9\u4e16\u0301\U0001f600", max_size=30).filter(str.strip)
 LONG = st.lists(st.sampled_from(["the answer", " is", "\n", "  ", "def f(x):", "\u4e16\u754c", "e\u0301"]), min_size=1)
 
@@ -24,24 +25,27 @@ LONG = st.lists(st.sampled_from(["the answer", " is", "\n", "  ", "def f(x):", "
 NO_THOUGHTS = "<think>\n\n</think>\n\n"
 
 
-def as_is(text: str) -> str:
+def as_is(text: str, _: bool) -> str:
     return text
 
 
-def without_first_lines(text: str) -> str:
-    return text.lstrip("\n")
+def trimmed(text: str, _: bool) -> str:
+    return text.strip()
 
 
-# What a family's template takes off an answer's ends.
+def last_without_first_lines(text: str, is_last: bool) -> str:
+    return text.lstrip("\n") if is_last else text
+
+
 SMALL: dict[str, Strip] = {
     "qwen2_5": as_is,
-    "qwen3": without_first_lines,
-    "llama3": str.strip,
-    "gemma3": str.strip,
+    "qwen3": last_without_first_lines,
+    "llama3": trimmed,
+    "gemma3": trimmed,
     "phi3": as_is,
-    "cohere": str.strip,
+    "cohere": trimmed,
 }
-REAL: dict[str, Strip] = {"qwen": as_is, "llama": str.strip, "qwen_ranks": as_is, "llama_ranks": str.strip}
+REAL: dict[str, Strip] = {"qwen": as_is, "llama": trimmed, "qwen_ranks": as_is, "llama_ranks": trimmed}
 
 
 @st.composite
@@ -72,9 +76,8 @@ def expected_channels(formatter: ChatFormatter, conversation: Conversation, stri
         assert prompt is not None
         assert message.content is not None
         assert message.spans is not None
+        emitted = strip(message.content, index == len(conversation.messages) - 1)
         body = whole[len(prompt.plain) :].removeprefix(NO_THOUGHTS)
-        # Qwen 3 strips the last answer only.
-        emitted = message.content if body.startswith(message.content) else strip(message.content)
         assert body.startswith(emitted)
         begin = len(whole) - len(body) - message.content.index(emitted)
         trained = {place for first, end in message.spans for place in range(first, end)}
