@@ -1,6 +1,7 @@
 """A chat template, rendered with the origin of every character."""
 
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Literal
@@ -8,7 +9,9 @@ from typing import Any, Literal
 import jinja2
 
 from pipeline.chat.environment import TracingEnvironment
-from pipeline.chat.traced import Field, Origin, Traced, concat, trace
+from pipeline.chat.limits import Budget, check_output, limited
+from pipeline.chat.traced import Field, Origin, Traced, concat
+from pipeline.chat.traced_values import trace
 from schemas.conversation import Message, ToolCall
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
@@ -25,24 +28,40 @@ class ChatTemplate:
         self.variables = dict(variables)
         self.environment = TracingEnvironment(clock)
         self.tool_arguments: ToolArguments = "object"
+        self._fixed_size = len(source) + len(repr(self.variables))
         try:
             self._compiled = self.environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"the chat template does not compile: line {error.lineno}: {error.message}") from error
+        except Exception as error:  # Python's own compiler has limits on depth and length
+            raise ConfigError(f"the chat template does not compile: {type(error).__name__}: {error}") from error
 
     def render(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool = False) -> Traced:
-        """Raises RejectRow where the template refuses the conversation or fails on it."""
+        """Raises RejectRow where the template refuses the conversation, fails on it, or does far too much."""
         try:
-            context = {
-                **self.variables,
-                "messages": [self._view(message, index) for index, message in enumerate(messages)],
-                "tools": None if tools is None else trace(json.loads(tools), Origin(-1, Field.ROW)),
-                "documents": None,
-                "add_generation_prompt": add_generation_prompt,
-            }
-            return concat(self._compiled.root_render_func(self._compiled.new_context(context)))
+            with limited(self._budget(messages, tools)):
+                context = {
+                    **self.variables,
+                    "messages": [self._view(message, index) for index, message in enumerate(messages)],
+                    "tools": None if tools is None else trace(json.loads(tools), Origin(-1, Field.ROW)),
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
+                text = concat(self._compiled.root_render_func(self._compiled.new_context(context)))
+                check_output(len(text))
+                return text
         except Exception as error:  # a template may fail in any way on a row it was not written for
-            raise RejectRow(Reason.TEMPLATE_ERROR, f"{type(error).__name__}: {error}"[:300]) from error
+            raise RejectRow(Reason.TEMPLATE_ERROR, f"{self._line(error)}{_said(error)}"[:300]) from error
+
+    def _budget(self, messages: Sequence[Message], tools: str | None) -> Budget:
+        characters = self._fixed_size + len(tools or "") + sum(map(_size, messages))
+        return Budget(characters, sum(1 + len(message.tool_calls) for message in messages))
+
+    def _line(self, error: Exception) -> str:
+        """Where in the template an error came up: its innermost line."""
+        frames = traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+        return f"line {self._compiled.get_corresponding_lineno(lines[-1])}: " if lines else ""
 
     def prompt(self, messages: Sequence[Message], tools: str | None, index: int) -> Traced | None:
         """What serving sends before message `index` is written; None where the template refuses that."""
@@ -76,3 +95,14 @@ class ChatTemplate:
             view["id"] = trace(call.id, origin)
         view["function"] = {"name": trace(call.name, origin), "arguments": trace(arguments, origin)}
         return view
+
+
+def _size(message: Message) -> int:
+    calls = sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+    extra = len(repr(message.extra)) if message.extra else 0
+    return len(message.content or "") + len(message.reasoning_content or "") + calls + extra
+
+
+def _said(error: Exception) -> str:
+    """The template's own words where it raised the error itself."""
+    return str(error) if type(error) is jinja2.TemplateError else f"{type(error).__name__}: {error}"
