@@ -13,6 +13,9 @@ from schemas.settings import load_settings
 SourceFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "text"]
 RoleTarget = Literal["system", "developer", "user", "assistant", "tool", "function_call"]
 
+DEFAULT_DAY = "2024-07-26"
+"""What Llama 3's own templates show where nobody gives them a date."""
+
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -148,7 +151,7 @@ class BuildConfig(Settings):
     tokenizer: Tokenizer
     chat_template: str | None = None
     template_kwargs: dict[str, Any] = {}
-    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] = "2024-07-26"
+    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] | None = None
     too_long: Literal["reject", "truncate", "split"] = "reject"
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False
@@ -156,6 +159,11 @@ class BuildConfig(Settings):
     block_bytes: ByteSize = 32 * 2**20
     max_line_bytes: ByteSize = 64 * 2**20
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @property
+    def day(self) -> str:
+        """The date that templates see."""
+        return self.clock or DEFAULT_DAY
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> BuildConfig:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.blocks import SourceFile
 from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.probe import try_out
 from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Custom, Text
@@ -68,7 +69,7 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
 def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     sources = [{key: source[key] for key in RECIPE_SOURCE_FIELDS} for source in values["sources"]]
-    return {**{key: values[key] for key in RECIPE_FIELDS}, "sources": sources}
+    return {**{key: values[key] for key in RECIPE_FIELDS}, "clock": config.day, "sources": sources}
 
 
 def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
@@ -77,11 +78,12 @@ def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
 
 
 def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter | None:
-    """Raises ConfigError for a template that does not compile."""
+    """Raises ConfigError for a template that does not compile, or renders nothing at all."""
     if recipe.template is None:
         return None
     variables = {**tokenizer.special_tokens, **recipe.config.template_kwargs}
-    template = ChatTemplate(recipe.template.text, variables, date.fromisoformat(recipe.config.clock))
+    template = ChatTemplate(recipe.template.text, variables, date.fromisoformat(recipe.config.day))
+    try_out(template)
     return ChatFormatter(template, tokenizer.encoder, tokenizer.stop_ids, tokenizer.special_tokens.get("eos_token"))
 
 
@@ -118,7 +120,7 @@ def load_tools(recipe: Recipe) -> Tools:
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:
     """The config as the manifest keeps it: every default filled in, without the output and without secrets."""
-    values = config.model_dump(mode="json", exclude={"output"})
+    values = config.model_dump(mode="json", exclude={"output"}) | {"clock": config.day}
     for source in values["sources"]:
         paths = source["path"]
         source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]

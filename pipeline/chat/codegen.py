@@ -9,6 +9,9 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
 
 
+_LOOKUPS = ("in", "notin")
+
+
 def _is_constant(node: nodes.Node) -> bool:
     if isinstance(node, nodes.List | nodes.Tuple):
         return all(map(_is_constant, node.items))
@@ -44,14 +47,29 @@ class TracingCodeGenerator(CodeGenerator):
             self.write(", ")
         self.write("))")
 
-    def visit_Operand(self, node: nodes.Operand, frame: Frame) -> None:  # noqa: N802
-        self.write(f" {operators[node.op]} ")
-        self._visit_weighed(node.expr, frame)
+    def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:  # noqa: N802
+        self.write("environment.add(")
+        self.visit(node.left, frame)
+        self.write(", ")
+        self.visit(node.right, frame)
+        self.write(")")
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
+        """Two values are compared no further than the smaller goes, so one is weighed; what is looked up is hashed."""
+        self.write("(")
+        if node.ops[0].op in _LOOKUPS:
+            self._visit_counted("weigh", node.expr, frame)
+        else:
+            self.visit(node.expr, frame)
+        for operand in node.ops:
+            self.write(f" {operators[operand.op]} ")
+            self._visit_counted("search" if operand.op in _LOOKUPS else "weigh", operand.expr, frame)
+        self.write(")")
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
         self.write("{")
         for item in node.items:
-            self._visit_weighed(item.key, frame)
+            self._visit_counted("weigh", item.key, frame)
             self.write(": ")
             self.visit(item.value, frame)
             self.write(", ")
@@ -68,14 +86,14 @@ class TracingCodeGenerator(CodeGenerator):
             self.write("environment.getitem(")
             self.visit(node.node, frame)
             self.write(", ")
-            self._visit_weighed(node.arg, frame)
+            self._visit_counted("weigh", node.arg, frame)
             self.write(")")
 
-    def _visit_weighed(self, node: nodes.Expr, frame: Frame) -> None:
+    def _visit_counted(self, how: str, node: nodes.Expr, frame: Frame) -> None:
         if _is_constant(node):
             self.visit(node, frame)
         else:
-            self.write("environment.weigh(")
+            self.write(f"environment.{how}(")
             self.visit(node, frame)
             self.write(")")
 

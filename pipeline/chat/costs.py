@@ -10,32 +10,15 @@ from types import GeneratorType
 from typing import Any
 
 from pipeline.chat.limits import LimitExceeded, measure, spend, spend_elements, spend_text, weigh
+from pipeline.chat.traced import Traced
 
 _MOST_CHAINED = 100
 _MOST_BITS = 2**14
 _MOST_DIGITS = 4300  # of numbers as text: Python's own limit
 
 _SHALLOW_FILTERS = frozenset(
-    [
-        "attr",
-        "batch",
-        "count",
-        "d",
-        "default",
-        "first",
-        "items",
-        "last",
-        "length",
-        "list",
-        "map",
-        "reject",
-        "rejectattr",
-        "reverse",
-        "select",
-        "selectattr",
-        "slice",
-        "sum",
-    ]
+    ("attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "map")
+    + ("reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sum")
 )
 """They hand their value's elements on as they are. All others may print or compare them."""
 _WIDTH_METHODS = frozenset(["center", "ljust", "rjust", "zfill"])
@@ -146,38 +129,20 @@ def count_method(owner: Any, name: str, given: Given) -> None:
 
 
 def add(left: Any, right: Any) -> Any:
-    measure(left)
-    measure(right)
-    return left + right
+    """Counted afterwards: the sum is no more than twice the longer of the two, which were counted."""
+    made = left + right
+    return made if type(made) is Traced else measure(made)
 
 
 COMPARISONS = frozenset(
-    [
-        "==",
-        "eq",
-        "equalto",
-        "!=",
-        "ne",
-        ">",
-        "gt",
-        "greaterthan",
-        "<",
-        "lt",
-        "lessthan",
-        ">=",
-        "ge",
-        "<=",
-        "le",
-        "in",
-        "lower",
-        "upper",
-    ]
+    ("==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", "<", "lt", "lessthan", ">=", "ge", "<=", "le")
+    + ("in", "lower", "upper")
 )
 """Tests that go through their operands."""
 
 
-def counted_test(function: Callable[..., bool]) -> Callable[..., bool]:
-    def guarded(*operands: Any) -> bool:
+def counted_test(function: Any) -> Any:
+    def guarded(*operands: Any) -> Any:
         return function(*map(weigh, operands))
 
     return guarded

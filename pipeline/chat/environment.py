@@ -106,15 +106,18 @@ def _range(*bounds: int) -> range:
 
 
 class TracingEnvironment(ImmutableSandboxedEnvironment):
-    """`uncovered` collects the names of calls whose result was taken as row text as a whole."""
+    """`uncovered` collects the names of calls whose result was taken as row text as a whole; `asked_for_time`
+    becomes true once a template has called `strftime_now`."""
 
     code_generator_class = TracingCodeGenerator
     concat = staticmethod(concat)
     printed = staticmethod(printed)
     step = staticmethod(limits.step)
     measure = staticmethod(limits.measure)
+    search = staticmethod(limits.search)
     weigh = staticmethod(limits.weigh)
-    intercepted_binops = frozenset({"%", "*", "**", "+"})
+    add = staticmethod(costs.add)
+    intercepted_binops = frozenset({"%", "*", "**"})
 
     def __init__(self, clock: date) -> None:
         super().__init__(
@@ -125,14 +128,16 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.uncovered: set[str] = set()
+        self.asked_for_time = False
+        self._clock = clock
         self.globals.update(
             raise_exception=_raise_exception,
-            strftime_now=clock.strftime,
+            strftime_now=self._strftime_now,
             dict=SafeDict(),
             namespace=SafeNamespace,
             range=_range,
         )
-        self.binop_table |= {"+": costs.add, "*": costs.multiply, "**": costs.power, "%": self._modulo}
+        self.binop_table |= {"*": costs.multiply, "**": costs.power, "%": self._modulo}
         del self.filters["random"], self.globals["lipsum"]  # the same input gives the same bytes
         self.filters.update(filters.TRACED, tojson=to_json)
         for name, function in self.filters.items():
@@ -147,7 +152,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         count = costs.filter_cost(name)
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            given = (*args[first:], *kwargs.values())
+            given = (*args[first:], *kwargs.values()) if kwargs else args[first:]
             count(given)
             result = costs.count_lazily(function(*args, **kwargs), given)
             return result if covered else self._adopt(name, result, given)
@@ -162,6 +167,10 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             return result
         self.uncovered.add(name)
         return as_row_text(result, origin) if isinstance(result, str) else trace(result, origin)
+
+    def _strftime_now(self, format: str) -> str:  # noqa: A002  # its name in transformers
+        self.asked_for_time = True
+        return self._clock.strftime(format)
 
     def join_values(self, values: Iterable[Any]) -> Traced:
         return concat(map(printed, values))
@@ -180,7 +189,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return filters.percent_format(left, right) if isinstance(left, str) else left % right
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str | int | float) and (attr in costs.NOT_AVAILABLE or _is_ours(obj, attr)):
+        if _is_ours(obj, attr) or (attr in costs.NOT_AVAILABLE and isinstance(obj, str | int)):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
@@ -205,5 +214,9 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return lambda *args, **kwargs: filters.brace_format(formatter, template, args, kwargs)
 
 
+_OURS = {made: frozenset(dir(made)) - frozenset(dir(made.__base__)) for made in (Traced, TracedInt, TracedFloat)}
+
+
 def _is_ours(obj: Any, attribute: str) -> bool:
-    return isinstance(obj, Traced | TracedInt | TracedFloat) and not hasattr(type(obj).__base__, attribute)
+    """Whether it is an attribute that a traced value has beyond the plain one's."""
+    return attribute in _OURS.get(type(obj), ())

@@ -66,7 +66,8 @@ def step() -> bool:
 
 
 def spend_text(characters: int) -> None:
-    spend(characters >> _CHARACTERS)
+    if characters >> _CHARACTERS:
+        spend(characters >> _CHARACTERS)
 
 
 def spend_elements(count: int) -> None:
@@ -88,9 +89,9 @@ def check_output(characters: int) -> None:
 def measure(value: Any) -> Any:
     """Counts a string, list or dict by its length, and gives it back."""
     if isinstance(value, str):
-        spend(len(value) >> _CHARACTERS)
+        spend_text(len(value))
     elif isinstance(value, list | tuple | dict):
-        spend(len(value) >> _ELEMENTS)
+        spend_elements(len(value))
     return value
 
 
@@ -100,7 +101,10 @@ def weigh(value: Any) -> Any:
     A list can hold another one many times over, so that a few short lists print as more than any memory holds.
     """
     if isinstance(value, str):
-        spend(len(value) >> _CHARACTERS)
+        if len(value) >> _CHARACTERS:
+            spend(len(value) >> _CHARACTERS)
+        return value
+    if isinstance(value, int | None):
         return value
     level, depth = [value], 0
     while level := _elements(level):
@@ -110,11 +114,16 @@ def weigh(value: Any) -> Any:
     return value
 
 
+def search(value: Any) -> Any:
+    """Counts what `in` goes through, and gives the value back; a dict is not gone through."""
+    return value if isinstance(value, dict) else weigh(value)
+
+
 def _elements(values: list[Any]) -> list[Any]:
     found: list[Any] = []
     for value in values:
         if isinstance(value, str):
-            spend(len(value) >> _CHARACTERS)
+            spend_text(len(value))
         elif isinstance(value, dict | MappingProxyType):
             spend(1 + len(value))
             found += value.keys()

@@ -9,6 +9,7 @@ from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, TokenFinder
 from schemas.conversation import Message, ToolCall
+from schemas.errors import ConfigError
 from schemas.rejects import RejectRow
 
 _ASK = Message(role="user", content="Question")
@@ -17,6 +18,26 @@ _CALL = Message(role="assistant", tool_calls=(ToolCall("function", '{"key": "val
 _RESULT = Message(role="tool", content="Result", tool_call_id="abcdefghi", name="function")
 
 _CONVERSATIONS = ((_ASK, _ANSWER), (_ASK, _ANSWER, _ASK, _ANSWER), (_ASK, _CALL, _RESULT, _ANSWER), (_ASK, _CALL))
+
+
+_TOOLS = (
+    '[{"type": "function", "function": {"name": "function", "description": "Does it.", "parameters": '
+    '{"type": "object", "properties": {"key": {"type": "string", "description": "A key."}}, "required": ["key"]}}}]'
+)
+
+
+def try_out(template: ChatTemplate) -> None:
+    """Renders conversations of every kind. Raises ConfigError where the template refuses them all."""
+    system = Message(role="system", content="Instruction")
+    conversations = [*_CONVERSATIONS, *((system, *messages) for messages in _CONVERSATIONS)]
+    refused = []
+    for messages, tools in ((messages, tools) for messages in conversations for tools in (None, _TOOLS)):
+        try:
+            template.render(messages, tools)
+        except RejectRow as error:
+            refused.append(error.detail)
+    if len(refused) == 2 * len(conversations):
+        raise ConfigError(f"the chat template renders no conversation, not even a question and an answer: {refused[0]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,17 +85,22 @@ def concat(parts: Iterable[Any]) -> "Traced":
     texts: list[str] = []
     runs: list[Run] = []
     size, most = 0, room()
+    length, origin = 0, None  # of the run that is growing
     for part in parts:
         texts.append(part)
-        own = runs_of(part)
+        own = part.runs if isinstance(part, Traced) else ((len(part), None),)
         size += len(part) + len(own)
         if size > most:
-            raise LimitExceeded(f"the template makes a string of more than {size} characters")
-        for run in own:
-            if runs and runs[-1].origin == run.origin and run.origin not in (GENERATION_START, GENERATION_END):
-                runs[-1] = Run(runs[-1].length + run.length, run.origin)
-            elif run.length or run.origin is not None:
-                runs.append(run)
+            raise LimitExceeded(f"the template makes a string of {size} characters, too many for this row")
+        for more, its in own:
+            if its == origin and its not in (GENERATION_START, GENERATION_END):
+                length += more
+            elif more or its is not None:
+                if length or origin is not None:
+                    runs.append(Run(length, origin))
+                length, origin = more, its
+    if length or origin is not None:
+        runs.append(Run(length, origin))
     spend_text(size)
     return Traced("".join(texts), tuple(runs) or (Run(0, None),))
 
