@@ -79,7 +79,7 @@ def template_warnings(config: BuildConfig, template: ChatTemplate) -> Iterator[s
     """What the probes have shown of the template that the user should know."""
     for name in sorted(template.environment.uncovered):
         yield f"the chat template calls {name}, which is not traced: its result counts as row text"
-    if template.environment.asked_for_time and config.clock is None:
+    if template.asks_for_date and config.clock is None:
         yield (
             f"the chat template shows today's date, and the config has no clock: every row shows {config.day}. "
             f"Type `clock: {config.day}` to keep that, or another day"

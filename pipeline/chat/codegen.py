@@ -8,7 +8,6 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
 
-
 _LOOKUPS = ("in", "notin")
 
 

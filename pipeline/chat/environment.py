@@ -168,7 +168,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.uncovered.add(name)
         return as_row_text(result, origin) if isinstance(result, str) else trace(result, origin)
 
-    def _strftime_now(self, format: str) -> str:  # noqa: A002  # its name in transformers
+    def _strftime_now(self, format: str) -> str:
         self.asked_for_time = True
         return self._clock.strftime(format)
 

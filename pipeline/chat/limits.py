@@ -34,7 +34,7 @@ class Budget:
     __slots__ = ("left", "output")
 
     def __init__(self, characters: int, messages: int) -> None:
-        self.left = 1_000_000 + 32 * messages**2 + characters * (4 + messages // 4)
+        self.left = 100_000 + 32 * messages**2 + characters * (4 + messages // 4)
         self.output = 4_000_000 + 64 * characters
 
 

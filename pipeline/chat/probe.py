@@ -27,7 +27,8 @@ _TOOLS = (
 
 
 def try_out(template: ChatTemplate) -> None:
-    """Renders conversations of every kind. Raises ConfigError where the template refuses them all."""
+    """Renders conversations of every kind, to see whether the template asks for the date. Raises ConfigError where
+    it refuses them all."""
     system = Message(role="system", content="Instruction")
     conversations = [*_CONVERSATIONS, *((system, *messages) for messages in _CONVERSATIONS)]
     refused = []
@@ -36,6 +37,7 @@ def try_out(template: ChatTemplate) -> None:
             template.render(messages, tools)
         except RejectRow as error:
             refused.append(error.detail)
+    template.asks_for_date = template.environment.asked_for_time
     if len(refused) == 2 * len(conversations):
         raise ConfigError(f"the chat template renders no conversation, not even a question and an answer: {refused[0]}")
 

@@ -20,7 +20,8 @@ ToolArguments = Literal["object", "string"]
 
 
 class ChatTemplate:
-    """`variables` are what else the template sees: the tokenizer's special tokens, the config's template_kwargs."""
+    """`variables` are what else the template sees: the tokenizer's special tokens, the config's template_kwargs.
+    `asks_for_date` and `tool_arguments` are what probes have shown of it."""
 
     def __init__(self, source: str, variables: Mapping[str, Any], clock: date) -> None:
         """Raises ConfigError for a template that does not compile."""
@@ -28,6 +29,7 @@ class ChatTemplate:
         self.variables = dict(variables)
         self.environment = TracingEnvironment(clock)
         self.tool_arguments: ToolArguments = "object"
+        self.asks_for_date = False
         self._fixed_size = len(source) + len(repr(self.variables))
         try:
             self._compiled = self.environment.from_string(source)
