@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import GeneratorType
 from typing import Any
 
-from pipeline.chat.limits import LimitExceeded, measure, spend, spend_elements, spend_text, weigh
-from pipeline.chat.traced import Traced
+from pipeline.chat.limits import CHARACTERS_A_RUN, LimitExceeded, measure, spend, spend_elements, spend_text, weigh
+from pipeline.chat.traced import Traced, runs_of
 
 _MOST_CHAINED = 100
 _MOST_BITS = 2**14
@@ -154,7 +154,7 @@ def multiply(left: Any, right: Any) -> Any:
     for value, times in ((left, right), (right, left)):
         if isinstance(times, int) and times > 0:
             if isinstance(value, str):
-                spend_text(times * (len(value) + len(getattr(value, "runs", ()))))
+                spend_text(times * (len(value) + CHARACTERS_A_RUN * len(runs_of(value))))
             elif isinstance(value, list | tuple):
                 spend_elements(times * len(value))
     return left * right

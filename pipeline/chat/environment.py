@@ -214,7 +214,10 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return lambda *args, **kwargs: filters.brace_format(formatter, template, args, kwargs)
 
 
-_OURS = {made: frozenset(dir(made)) - frozenset(dir(made.__base__)) for made in (Traced, TracedInt, TracedFloat)}
+_OURS = {
+    made: frozenset([*dir(made), *made.__annotations__]) - frozenset(dir(made.__base__))
+    for made in (Traced, TracedInt, TracedFloat)
+}
 
 
 def _is_ours(obj: Any, attribute: str) -> bool:

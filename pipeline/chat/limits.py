@@ -16,6 +16,8 @@ from jinja2.exceptions import TemplateRuntimeError
 
 _CHARACTERS, _ELEMENTS = 6, 3
 """A unit of work is 2^6 characters, or 2^3 elements of a list."""
+CHARACTERS_A_RUN = 16
+"""What a run of one origin counts in the size of a string: Python looks at each of them."""
 _MOST_NESTED = 500
 CONTAINERS: tuple[type[Any], ...] = (list, tuple, set, type({}.keys()), type({}.values()), type({}.items()))
 """What a template can go through that is no dict."""
@@ -78,12 +80,6 @@ def room() -> float:
     """The characters that can still be made."""
     budget = _current.get()
     return float("inf") if budget is None else budget.left << _CHARACTERS
-
-
-def check_output(characters: int) -> None:
-    budget = _current.get()
-    if budget is not None and characters > budget.output:
-        raise LimitExceeded(f"the template writes {characters} characters, {budget.output} are allowed for this row")
 
 
 def measure(value: Any) -> Any:

@@ -2,14 +2,14 @@
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal
 
 import jinja2
 
 from pipeline.chat.environment import TracingEnvironment
-from pipeline.chat.limits import Budget, check_output, limited
+from pipeline.chat.limits import Budget, limited
 from pipeline.chat.traced import Field, Origin, Traced, concat
 from pipeline.chat.traced_values import trace
 from schemas.conversation import Message, ToolCall
@@ -40,8 +40,10 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template refuses the conversation, fails on it, or does far too much."""
+        rendering: Iterator[str] | None = None
         try:
-            with limited(self._budget(messages, tools)):
+            budget = self._budget(messages, tools)
+            with limited(budget):
                 context = {
                     **self.variables,
                     "messages": [self._view(message, index) for index, message in enumerate(messages)],
@@ -49,20 +51,23 @@ class ChatTemplate:
                     "documents": None,
                     "add_generation_prompt": add_generation_prompt,
                 }
-                text = concat(self._compiled.root_render_func(self._compiled.new_context(context)))
-                check_output(len(text))
-                return text
+                rendering = self._compiled.root_render_func(self._compiled.new_context(context))
+                return concat(rendering, budget.output)
         except Exception as error:  # a template may fail in any way on a row it was not written for
-            raise RejectRow(Reason.TEMPLATE_ERROR, f"{self._line(error)}{_said(error)}"[:300]) from error
+            raise RejectRow(Reason.TEMPLATE_ERROR, f"{self._line(error, rendering)}{_said(error)}"[:300]) from error
 
     def _budget(self, messages: Sequence[Message], tools: str | None) -> Budget:
         characters = self._fixed_size + len(tools or "") + sum(map(_size, messages))
         return Budget(characters, sum(1 + len(message.tool_calls) for message in messages))
 
-    def _line(self, error: Exception) -> str:
-        """Where in the template an error came up: its innermost line."""
+    def _line(self, error: Exception, rendering: Iterator[str] | None) -> str:
+        """Where in the template an error came up: its innermost line, or the line last written where the error is in
+        what had been written."""
         frames = traceback.walk_tb(error.__traceback__)
         lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+        suspended = getattr(rendering, "gi_frame", None)
+        if not lines and suspended is not None:
+            lines = [suspended.f_lineno]
         return f"line {self._compiled.get_corresponding_lineno(lines[-1])}: " if lines else ""
 
     def prompt(self, messages: Sequence[Message], tools: str | None, index: int) -> Traced | None:

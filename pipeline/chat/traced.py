@@ -14,7 +14,7 @@ from enum import IntEnum
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
-from pipeline.chat.limits import LimitExceeded, room, spend_text
+from pipeline.chat.limits import CHARACTERS_A_RUN, LimitExceeded, room, spend_text
 
 
 class Field(IntEnum):
@@ -80,16 +80,17 @@ def runs_of(text: str) -> Runs:
     return text.runs if isinstance(text, Traced) else (Run(len(text), None),)
 
 
-def concat(parts: Iterable[Any]) -> "Traced":
-    """Join strings end to end; neighbouring runs of one origin become one."""
+def concat(parts: Iterable[Any], most: float | None = None) -> "Traced":
+    """Join strings end to end; neighbouring runs of one origin become one. Raises LimitExceeded for more than `most`
+    characters, or more than the rendering may still make."""
     texts: list[str] = []
     runs: list[Run] = []
-    size, most = 0, room()
+    size, most = 0, room() if most is None else most
     length, origin = 0, None  # of the run that is growing
     for part in parts:
         texts.append(part)
         own = part.runs if isinstance(part, Traced) else ((len(part), None),)
-        size += len(part) + len(own)
+        size += len(part) + CHARACTERS_A_RUN * len(own)
         if size > most:
             raise LimitExceeded(f"the template makes a string of {size} characters, too many for this row")
         for more, its in own:
