@@ -1,11 +1,13 @@
 """A build, planned: what will be read, by which units, under which recipe, and what it is called."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.block_info import StateStore
 from pipeline.blocks import SourceFile, Unit
 from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig
 from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
@@ -58,7 +60,6 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     keep_tools(recipe, tools)
     formatter = tools.formatter
     sources = plan_sources(config)
-    uncovered = sorted(formatter.template.environment.uncovered) if formatter else []
     return BuildPlan(
         recipe=recipe,
         files=sources.files,
@@ -69,12 +70,20 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         unflagged_controls=_unflagged(tokenizer.encoder, formatter) if formatter else (),
         warnings=(
             *sources.warnings,
-            *(
-                f"the chat template calls {name}, which is not traced: its result counts as row text"
-                for name in uncovered
-            ),
+            *(template_warnings(config, formatter.template) if formatter else ()),
         ),
     )
+
+
+def template_warnings(config: BuildConfig, template: ChatTemplate) -> Iterator[str]:
+    """What the probes have shown of the template that the user should know."""
+    for name in sorted(template.environment.uncovered):
+        yield f"the chat template calls {name}, which is not traced: its result counts as row text"
+    if template.asks_for_date and config.clock is None:
+        yield (
+            f"the chat template shows today's date, and the config has no clock: every row shows {config.day}. "
+            f"Type `clock: {config.day}` to keep that, or another day"
+        )
 
 
 def _unflagged(encoder: Encoder, formatter: ChatFormatter) -> tuple[str, ...]:

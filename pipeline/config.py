@@ -16,6 +16,8 @@ RoleTarget = Literal["system", "developer", "user", "assistant", "tool", "functi
 
 RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
 """Variables of a template that come from the row or from the build, and never from template_kwargs."""
+DEFAULT_DAY = "2024-07-26"
+"""What Llama 3's own templates show where nobody gives them a date."""
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -189,7 +191,7 @@ class BuildConfig(Settings):
     chat_template: TemplateField | None = None
     template_kwargs: Annotated[dict[str, Any], AfterValidator(_check_variables)] = {}
     tool_arguments: ToolArguments = "auto"
-    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] = "2024-07-26"
+    clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] | None = None
     reasoning_history: Literal["as_template", "split"] = "as_template"
     too_long: Literal["reject", "truncate_turns", "truncate", "split"] = "reject"
     loss_policy: PolicyField = DEFAULT_POLICY
@@ -199,6 +201,11 @@ class BuildConfig(Settings):
     max_line_bytes: ByteSize = 64 * 2**20
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_terminated: Annotated[float, Field(ge=0, le=1)] = 0.99
+
+    @property
+    def day(self) -> str:
+        """The date that templates see."""
+        return self.clock or DEFAULT_DAY
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> BuildConfig:

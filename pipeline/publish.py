@@ -120,7 +120,7 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
             libraries=tokenizer.libraries,
         ),
         chat_template=_template_facts(recipe),
-        clock=config.clock,
+        clock=config.day,
         config=resolved_config(config),
         sources=[_source(file, rows.get(str(index), 0)) for index, file in enumerate(files)],
         shards=shards,

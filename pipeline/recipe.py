@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.blocks import SourceFile
 from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.probe import try_out
 from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Custom, PromptTemplate, Text
@@ -73,7 +74,8 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
 def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     sources = [{key: source[key] for key in RECIPE_SOURCE_FIELDS} for source in values["sources"]]
-    return {**{key: values[key] for key in RECIPE_FIELDS}, "sources": sources}
+    given = {"clock": config.day, "template_kwargs": given_variables(config), "sources": sources}
+    return {**{key: values[key] for key in RECIPE_FIELDS}, **given}
 
 
 def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
@@ -82,12 +84,13 @@ def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
 
 
 def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter | None:
-    """Raises ConfigError for a template that does not compile."""
+    """Raises ConfigError for a template that does not compile, or renders nothing at all."""
     if recipe.template is None:
         return None
-    variables = {**tokenizer.special_tokens, **recipe.config.template_kwargs}
-    clock = date.fromisoformat(recipe.config.clock)
-    template = ChatTemplate(recipe.template.text, variables, clock, recipe.config.tool_arguments)
+    variables = {**tokenizer.special_tokens, **given_variables(recipe.config)}
+    day = date.fromisoformat(recipe.config.day)
+    template = ChatTemplate(recipe.template.text, variables, day, recipe.config.tool_arguments)
+    try_out(template)
     return ChatFormatter(
         template,
         tokenizer.encoder,
@@ -95,6 +98,14 @@ def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter 
         tokenizer.special_tokens.get("eos_token"),
         split_history=recipe.config.reasoning_history == "split",
     )
+
+
+def given_variables(config: BuildConfig) -> dict[str, Any]:
+    """template_kwargs, and where the config has a clock the variable in which Llama's templates look for the date: they
+    show one of their own where nobody gives it."""
+    if config.clock is None:
+        return config.template_kwargs
+    return {"date_string": date.fromisoformat(config.clock).strftime("%d %b %Y"), **config.template_kwargs}
 
 
 def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
@@ -130,7 +141,7 @@ def load_tools(recipe: Recipe) -> Tools:
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:
     """The config as the manifest keeps it: every default filled in, without the output and without secrets."""
-    values = config.model_dump(mode="json", exclude={"output"})
+    values = config.model_dump(mode="json", exclude={"output"}) | {"clock": config.day}
     for source in values["sources"]:
         paths = source["path"]
         source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from pipeline.recipe import Recipe, Tools
+from pipeline.chat.formatter import ChatFormatter
+from pipeline.recipe import Recipe, Tools, given_variables
 from schemas.store import Folder
 
 
@@ -26,7 +27,15 @@ def serving_files(recipe: Recipe, tools: Tools) -> dict[str, bytes]:
     if tools.formatter is not None:
         generation = json.loads(files.get("generation_config.json", b"{}"))
         files["generation_config.json"] = _json({**generation, "eos_token_id": tools.formatter.stop_ids})
+        files["packline.json"] = _json(_given(recipe, tools.formatter))
     return files
+
+
+def _given(recipe: Recipe, formatter: ChatFormatter) -> dict[str, Any]:
+    """What the template was given besides the conversation. It stays the official one, so no file can make a server
+    give it the same: the server's clock shows another day, and variables come with each request."""
+    shown = recipe.config.day if formatter.template.asks_for_date else None
+    return {"clock": shown, "template_kwargs": given_variables(recipe.config)}
 
 
 def _json(value: Any) -> bytes:

@@ -3,24 +3,24 @@
 The set-up (trim_blocks, lstrip_blocks, loop controls, `tojson`, `raise_exception`, `strftime_now`, a `dict` and
 a `namespace` without dunder attributes) follows transformers' chat_template_utils, so that a template that runs
 there runs here. What differs is below the surface: printing, `~`, `+`, `%`, join, macros and filters keep the
-origin of every character (see traced.py).
+origin of every character (see traced.py), and all work is counted (see limits.py).
 """
 
 import functools
 from collections.abc import Callable, Iterable
 from datetime import date
-from typing import Any
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.runtime import Context, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
 from jinja2.utils import Namespace
 
-from pipeline.chat import filters
+from pipeline.chat import costs, filters, limits
+from pipeline.chat.codegen import TracingCodeGenerator
 from pipeline.chat.json_text import to_json
 from pipeline.chat.traced import (
     GENERATION_END,
@@ -28,13 +28,10 @@ from pipeline.chat.traced import (
     PRINTED_NONE,
     Run,
     Traced,
-    TracedFloat,
-    TracedInt,
     as_row_text,
     concat,
-    first_origin,
-    trace,
 )
+from pipeline.chat.traced_values import TracedFloat, TracedInt, first_origin, trace
 
 
 def printed(value: Any) -> str:
@@ -45,26 +42,9 @@ def printed(value: Any) -> str:
         return Traced("None", (Run(4, PRINTED_NONE),))
     if isinstance(value, TracedInt | TracedFloat):
         return value.traced()
-    text = str(value)
+    text = str(limits.weigh(value))
     origin = first_origin(value)
     return text if origin is None else as_row_text(text, origin)
-
-
-class TracingCodeGenerator(CodeGenerator):
-    """Prints and joins through the environment, where Jinja would call `str` and `''.join`."""
-
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        self.write("environment.printed(")
-
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        self.write(")")
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
-        self.write("environment.join_values((")
-        for arg in node.nodes:
-            self.visit(arg, frame)
-            self.write(", ")
-        self.write("))")
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -106,69 +86,123 @@ class SafeNamespace(Namespace):
         _check_attribute(name)
         Namespace.__setitem__(self, name, value)
 
+    def __repr__(self) -> str:
+        return "<Namespace>"
 
-def _check_attribute(name: str) -> None:
-    if name.startswith("_"):
+
+def _check_attribute(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace cannot have the attribute {name!r}")
 
 
-def _raise_exception(message: str) -> None:
-    raise jinja2.exceptions.TemplateError(message)
+def _raise_exception(message: Any) -> NoReturn:
+    raise jinja2.exceptions.TemplateError(str(limits.weigh(message)))
+
+
+def _range(*bounds: int) -> range:
+    made = safe_range(*bounds)
+    limits.spend_elements(len(made))
+    return made
 
 
 class TracingEnvironment(ImmutableSandboxedEnvironment):
-    """`uncovered` collects the names of calls whose result was taken as row text as a whole."""
+    """`uncovered` collects the names of calls whose result was taken as row text as a whole; `asked_for_time`
+    becomes true once a template has called `strftime_now`."""
 
     code_generator_class = TracingCodeGenerator
     concat = staticmethod(concat)
     printed = staticmethod(printed)
-    intercepted_binops = frozenset({"%", "*"})
+    step = staticmethod(limits.step)
+    measure = staticmethod(limits.measure)
+    search = staticmethod(limits.search)
+    weigh = staticmethod(limits.weigh)
+    add = staticmethod(costs.add)
+    intercepted_binops = frozenset({"%", "*", "**"})
 
     def __init__(self, clock: date) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, jinja2.ext.loopcontrols], cache_size=0
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=[GenerationBlock, jinja2.ext.loopcontrols],
+            cache_size=0,
         )
         self.uncovered: set[str] = set()
+        self.asked_for_time = False
+        self._clock = clock
         self.globals.update(
-            raise_exception=_raise_exception, strftime_now=clock.strftime, dict=SafeDict(), namespace=SafeNamespace
+            raise_exception=_raise_exception,
+            strftime_now=self._strftime_now,
+            dict=SafeDict(),
+            namespace=SafeNamespace,
+            range=_range,
         )
+        self.binop_table |= {"*": costs.multiply, "**": costs.power, "%": self._modulo}
         del self.filters["random"], self.globals["lipsum"]  # the same input gives the same bytes
-        for name, function in self.filters.items():
-            if name not in filters.KEEP_ORIGINS:
-                self.filters[name] = self._guard(name, function)
         self.filters.update(filters.TRACED, tojson=to_json)
+        for name, function in self.filters.items():
+            self.filters[name] = self._guard(name, function)
+        for name in costs.COMPARISONS:
+            self.tests[name] = costs.counted_test(self.tests[name])
 
     def _guard(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that we do not cover: whatever it makes of row text is row text."""
+        """The filter, counted. Whatever one that we do not cover makes of row text is row text."""
+        covered = name in filters.KEEP_ORIGINS or name in filters.TRACED or name == "tojson"
+        first = int(hasattr(function, "jinja_pass_arg"))
+        count = costs.filter_cost(name)
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            return self._adopt(name, function(*args, **kwargs), (*args, *kwargs.values()))
+            given = (*args[first:], *kwargs.values()) if kwargs else args[first:]
+            count(given)
+            result = costs.count_lazily(function(*args, **kwargs), given)
+            return result if covered else self._adopt(name, result, given)
 
         return functools.update_wrapper(guarded, function)  # with its marks, such as pass_environment's
 
     def _adopt(self, name: str, result: Any, given: Iterable[Any]) -> Any:
         if type(result) not in (str, int, float):
             return result
-        origin = first_origin([value for value in given if not isinstance(value, Context)])
+        origin = first_origin(list(given))
         if origin is None:
             return result
         self.uncovered.add(name)
         return as_row_text(result, origin) if isinstance(result, str) else trace(result, origin)
+
+    def _strftime_now(self, format: str) -> str:
+        self.asked_for_time = True
+        return self._clock.strftime(format)
 
     def join_values(self, values: Iterable[Any]) -> Traced:
         return concat(map(printed, values))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         owner = getattr(__obj, "__self__", None)
-        if type(owner) is str and not isinstance(owner, Traced):
+        if type(owner) is str:
             __obj = getattr(Traced(owner), __obj.__name__)
+        limits.spend(1)
+        if isinstance(owner, str | list | tuple | dict):
+            costs.count_method(owner, __obj.__name__, (*args, *kwargs.values()))
         result = super().call(__context, __obj, *args, **kwargs)
         return __self._adopt(getattr(__obj, "__name__", "call"), result, (owner, *args, *kwargs.values()))
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "%" and isinstance(left, str):
-            return filters.percent_format(left, right)
-        return super().call_binop(context, operator, left, right)
+    def _modulo(self, left: Any, right: Any) -> Any:
+        return filters.percent_format(left, right) if isinstance(left, str) else left % right
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if _is_ours(obj, attr) or (attr in costs.NOT_AVAILABLE and isinstance(obj, str | int)):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        """What traced strings and numbers have beyond Python's own is not there for a template."""
+        return (
+            self.undefined(obj=obj, name=attribute)
+            if _is_ours(obj, attribute)
+            else super().unsafe_undefined(obj, attribute)
+        )
+
+    def _load_template(self, *_: Any) -> NoReturn:
+        raise jinja2.TemplateRuntimeError("a chat template stands alone: it cannot include, import or extend another")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if super().wrap_str_format(value) is None:
@@ -178,3 +212,14 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         if value.__name__ == "format_map":
             return lambda mapping: filters.brace_format(formatter, template, (), mapping)
         return lambda *args, **kwargs: filters.brace_format(formatter, template, args, kwargs)
+
+
+_OURS = {
+    made: frozenset([*dir(made), *made.__annotations__]) - frozenset(dir(made.__base__))
+    for made in (Traced, TracedInt, TracedFloat)
+}
+
+
+def _is_ours(obj: Any, attribute: str) -> bool:
+    """Whether it is an attribute that a traced value has beyond the plain one's."""
+    return attribute in _OURS.get(type(obj), ())

@@ -14,11 +14,14 @@ from jinja2.environment import Environment
 from jinja2.filters import make_attrgetter
 from markupsafe import escape as escape_markup
 
-from pipeline.chat.traced import Run, Traced, TracedFloat, TracedInt, as_row_text, concat, first_origin, runs_of
+from pipeline.chat.costs import count_format, total
+from pipeline.chat.limits import weigh
+from pipeline.chat.traced import Run, Traced, as_row_text, concat, runs_of
+from pipeline.chat.traced_values import TracedFloat, TracedInt, first_origin
 
 _PICK_OR_CALL_METHODS = """
 attr batch capitalize center count d default dictsort first groupby items last length list lower map max min reject
-rejectattr reverse select selectattr slice sort string sum trim unique upper wordcount
+rejectattr reverse select selectattr slice sort string trim unique upper wordcount
 """
 KEEP_ORIGINS = frozenset(_PICK_OR_CALL_METHODS.split())
 
@@ -29,7 +32,7 @@ def _text(value: Any) -> Traced:
         return value
     if isinstance(value, TracedInt | TracedFloat):
         return value.traced()
-    text, origin = str(value), first_origin(value)
+    text, origin = str(weigh(value)), first_origin(value)
     return Traced(text) if origin is None else as_row_text(text, origin)
 
 
@@ -69,19 +72,26 @@ def escape(text: Any) -> Traced:
     return concat(parts)
 
 
+_CONVERSION = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<width>[-#0 +]*+\d*+(?:\.\d++)?)(?P<kind>[a-zA-Z%])")
+
+
 def percent_format(template: str, values: Any) -> str:
     """`template % values`: a conversion keeps its value's origin."""
     given = list(values) if isinstance(values, tuple) else [values]
     parts: list[str] = []
     position = 0
-    for match in re.finditer(r"%(?:\((?P<key>[^)]*)\))?[-#0 +]*\d*(?:\.\d+)?(?P<kind>[a-zA-Z%])", template):
-        parts.append(template[position : match.start()])
+    while (sign := str.find(template, "%", position)) >= 0:
+        match = _CONVERSION.match(template, sign)
+        if match is None:
+            raise ValueError(f"incomplete or unknown conversion at character {sign} of the format")
+        parts.append(template[position:sign])
         position = match.end()
         if match["kind"] == "%":
             parts.append("%")
         else:
             value = values[match["key"]] if match["key"] is not None else _next(given)
-            specification = re.sub(r"\([^)]*\)", "", match[0], count=1)
+            specification = f"%{match['width']}{match['kind']}"
+            count_format(specification, value)
             parts.append(_formatted(specification % (value,), value))
     if given and not isinstance(values, Mapping):
         raise TypeError("not all arguments converted during string formatting")
@@ -105,6 +115,7 @@ def brace_format(formatter: Formatter, template: str, args: Sequence[Any], kwarg
         if name == "" or name[0] in ".[":
             name, number = f"{number}{name}", number + 1
         value, _ = formatter.get_field(name, args, kwargs)
+        count_format(specification or "", value)
         text = formatter.format_field(formatter.convert_field(value, conversion), specification or "")
         parts.append(_formatted(text, value))
     return concat(parts)
@@ -122,6 +133,13 @@ def _format(text: Any, *args: Any, **kwargs: Any) -> str:
     return percent_format(_text(text), kwargs or args)
 
 
+@pass_environment
+def add_up(environment: Environment, values: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    if attribute is not None:
+        values = map(make_attrgetter(environment, attribute), values)
+    return total(values, start)
+
+
 TRACED: dict[str, Callable[..., Any]] = {
     "join": join,
     "replace": replace,
@@ -132,4 +150,5 @@ TRACED: dict[str, Callable[..., Any]] = {
     "forceescape": escape,
     "safe": _text,  # nothing is escaped in chat templates, so there is nothing to keep safe
     "format": _format,
+    "sum": add_up,
 }

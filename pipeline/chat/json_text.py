@@ -8,7 +8,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.chat.traced import Run, Traced, as_row_text, concat, first_origin, runs_of
+from pipeline.chat.limits import spend, spend_text
+from pipeline.chat.traced import Run, Traced, as_row_text, concat, runs_of
+from pipeline.chat.traced_values import first_origin
 
 
 class Style(NamedTuple):
@@ -46,10 +48,12 @@ def _pieces(value: Any, style: Style, depth: int) -> Iterator[str]:
     if isinstance(value, str):
         yield _quote(value, style)
     elif isinstance(value, Mapping):
+        spend(1 + len(value))
         items = sorted(value.items()) if style.sort_keys else value.items()
         entries = [[_key(key, style), style.colon, *_pieces(item, style, depth + 1)] for key, item in items]
         yield from _container("{", entries, "}", style, depth)
     elif isinstance(value, list | tuple):
+        spend(1 + len(value))
         yield from _container("[", [list(_pieces(item, style, depth + 1)) for item in value], "]", style, depth)
     else:
         yield _scalar(value)
@@ -57,14 +61,19 @@ def _pieces(value: Any, style: Style, depth: int) -> Iterator[str]:
 
 def _container(opening: str, entries: list[list[str]], closing: str, style: Style, depth: int) -> Iterator[str]:
     yield opening
+    before, after = "", ""
+    if style.indent is not None:
+        spend_text(len(style.indent) * (depth + 1))
+        after = "\n" + style.indent * depth
+        before = after + style.indent
     for number, entry in enumerate(entries):
         if number:
             yield style.comma
-        if style.indent is not None:
-            yield "\n" + style.indent * (depth + 1)
+        if before:
+            yield before
         yield from entry
-    if entries and style.indent is not None:
-        yield "\n" + style.indent * depth
+    if entries and after:
+        yield after
     yield closing
 
 

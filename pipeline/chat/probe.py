@@ -12,6 +12,7 @@ from pipeline.chat.traced import Traced
 from pipeline.config import ToolArguments
 from pipeline.encoders.base import AddedToken, TokenFinder
 from schemas.conversation import Conversation, Message, ToolCall
+from schemas.errors import ConfigError
 from schemas.rejects import RejectRow
 
 Messages = tuple[Message, ...]
@@ -24,6 +25,28 @@ _RESULT = Message(role="tool", content="Result", tool_call_id="abcdefghi", name=
 
 _CALLING = ((_ASK, _CALL, _RESULT, _ANSWER), (_ASK, _CALL))
 _CONVERSATIONS = ((_ASK, _ANSWER), (_ASK, _ANSWER, _ASK, _ANSWER), (_ASK, _THOUGHTFUL), *_CALLING)
+
+
+_TOOLS = (
+    '[{"type": "function", "function": {"name": "function", "description": "Does it.", "parameters": '
+    '{"type": "object", "properties": {"key": {"type": "string", "description": "A key."}}, "required": ["key"]}}}]'
+)
+
+
+def try_out(template: ChatTemplate) -> None:
+    """Renders conversations of every kind, to see whether the template asks for the date. Raises ConfigError where
+    it refuses them all."""
+    system = Message(role="system", content="Instruction")
+    conversations = [*_CONVERSATIONS, *((system, *messages) for messages in _CONVERSATIONS)]
+    refused = []
+    for messages, tools in ((messages, tools) for messages in conversations for tools in (None, _TOOLS)):
+        try:
+            template.render(Conversation(messages, tools))
+        except RejectRow as error:
+            refused.append(error.detail)
+    template.asks_for_date = template.environment.asked_for_time
+    if len(refused) == 2 * len(conversations):
+        raise ConfigError(f"the chat template renders no conversation, not even a question and an answer: {refused[0]}")
 
 
 @dataclass(frozen=True, slots=True)

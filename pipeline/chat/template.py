@@ -1,7 +1,8 @@
 """A chat template, rendered with the origin of every character."""
 
 import json
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import jinja2
 
 from pipeline.chat.environment import TracingEnvironment
-from pipeline.chat.traced import Field, Origin, Run, Traced, concat, trace
+from pipeline.chat.limits import Budget, limited
+from pipeline.chat.traced import Field, Origin, Run, Traced, concat
+from pipeline.chat.traced_values import trace
 from pipeline.config import ToolArguments
 from schemas.conversation import Conversation, Message, Span, ToolCall
 from schemas.errors import ConfigError
@@ -22,7 +25,8 @@ OUTSIDE_SPANS = 1
 
 class ChatTemplate:
     """`variables` are what else the template sees: the tokenizer's special tokens, the config's template_kwargs.
-    `tool_arguments` are objects for as long as nothing has chosen for `auto`."""
+    `tool_arguments` are objects for as long as nothing has chosen for `auto`; `null_content` and `asks_for_date` are
+    what probes have shown of it."""
 
     def __init__(
         self, source: str, variables: Mapping[str, Any], clock: date, tool_arguments: ToolArguments = "auto"
@@ -33,25 +37,49 @@ class ChatTemplate:
         self.environment = TracingEnvironment(clock)
         self.tool_arguments: ToolArguments = tool_arguments
         self.null_content = False  # whether a message without content has a null, for templates that ask for one
+        self.asks_for_date = False
+        self._fixed_size = len(source) + len(repr(self.variables))
         try:
             self._compiled = self.environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"the chat template does not compile: line {error.lineno}: {error.message}") from error
+        except Exception as error:  # Python's own compiler has limits on depth and length
+            raise ConfigError(f"the chat template does not compile: {type(error).__name__}: {error}") from error
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
-        """Raises RejectRow where the template refuses the conversation or fails on it."""
+        """Raises RejectRow where the template refuses the conversation, fails on it, or does far too much."""
+        rendering: Iterator[str] | None = None
         try:
-            context = {
-                **self.variables,
-                **(_of_row(conversation.template_kwargs) or {}),
-                "messages": [self._view(message, index) for index, message in enumerate(conversation.messages)],
-                "tools": _of_row(conversation.tools),
-                "documents": _of_row(conversation.documents),
-                "add_generation_prompt": add_generation_prompt,
-            }
-            return concat(self._compiled.root_render_func(self._compiled.new_context(context)))
+            budget = self._budget(conversation)
+            with limited(budget):
+                context = {
+                    **self.variables,
+                    **(_of_row(conversation.template_kwargs) or {}),
+                    "messages": [self._view(message, index) for index, message in enumerate(conversation.messages)],
+                    "tools": _of_row(conversation.tools),
+                    "documents": _of_row(conversation.documents),
+                    "add_generation_prompt": add_generation_prompt,
+                }
+                rendering = self._compiled.root_render_func(self._compiled.new_context(context))
+                return concat(rendering, budget.output)
         except Exception as error:  # a template may fail in any way on a row it was not written for
-            raise RejectRow(Reason.TEMPLATE_ERROR, f"{type(error).__name__}: {error}"[:300]) from error
+            raise RejectRow(Reason.TEMPLATE_ERROR, f"{self._line(error, rendering)}{_said(error)}"[:300]) from error
+
+    def _budget(self, conversation: Conversation) -> Budget:
+        messages = conversation.messages
+        of_row = (conversation.tools, conversation.documents, conversation.template_kwargs)
+        characters = self._fixed_size + sum(len(text or "") for text in of_row) + sum(map(_size, messages))
+        return Budget(characters, sum(1 + len(message.tool_calls) for message in messages))
+
+    def _line(self, error: Exception, rendering: Iterator[str] | None) -> str:
+        """Where in the template an error came up: its innermost line, or the line last written where the error is in
+        what had been written."""
+        frames = traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+        suspended = getattr(rendering, "gi_frame", None)
+        if not lines and suspended is not None:
+            lines = [suspended.f_lineno]
+        return f"line {self._compiled.get_corresponding_lineno(lines[-1])}: " if lines else ""
 
     def prompt(self, conversation: Conversation, index: int) -> Traced | None:
         """What serving sends before message `index` is written; None where the template refuses that."""
@@ -104,3 +132,14 @@ def _content(text: str, spans: Sequence[Span] | None, index: int) -> Traced:
         position = end
     runs.append(Run(len(text) - position, outside))
     return Traced(text, tuple(run for run in runs if run.length) or (Run(0, inside),))
+
+
+def _size(message: Message) -> int:
+    calls = sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+    extra = len(repr(message.extra)) if message.extra else 0
+    return len(message.content or "") + len(message.reasoning_content or "") + calls + extra
+
+
+def _said(error: Exception) -> str:
+    """The template's own words where it raised the error itself."""
+    return str(error) if type(error) is jinja2.TemplateError else f"{type(error).__name__}: {error}"

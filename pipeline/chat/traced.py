@@ -8,10 +8,13 @@ template makes a string keeps the origin of each character. Text without an orig
 A string holds at least one run; an empty field leaves a run of length 0, its place.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+
+from pipeline.chat.limits import CHARACTERS_A_RUN, LimitExceeded, room, spend_text
 
 
 class Field(IntEnum):
@@ -78,29 +81,30 @@ def runs_of(text: str) -> Runs:
     return text.runs if isinstance(text, Traced) else (Run(len(text), None),)
 
 
-def concat(parts: Iterable[Any]) -> "Traced":
-    """Join strings end to end; neighbouring runs of one origin become one."""
+def concat(parts: Iterable[Any], most: float | None = None) -> "Traced":
+    """Join strings end to end; neighbouring runs of one origin become one. Raises LimitExceeded for more than `most`
+    characters, or more than the rendering may still make."""
     texts: list[str] = []
     runs: list[Run] = []
+    size, most = 0, room() if most is None else most
+    length, origin = 0, None  # of the run that is growing
     for part in parts:
         texts.append(part)
-        for run in runs_of(part):
-            if runs and runs[-1].origin == run.origin and run.origin not in (GENERATION_START, GENERATION_END):
-                runs[-1] = Run(runs[-1].length + run.length, run.origin)
-            elif run.length or run.origin is not None:
-                runs.append(run)
+        own = part.runs if isinstance(part, Traced) else ((len(part), None),)
+        size += len(part) + CHARACTERS_A_RUN * len(own)
+        if size > most:
+            raise LimitExceeded(f"the template makes a string of {size} characters, too many for this row")
+        for more, its in own:
+            if its == origin and its not in (GENERATION_START, GENERATION_END):
+                length += more
+            elif more or its is not None:
+                if length or origin is not None:
+                    runs.append(Run(length, origin))
+                length, origin = more, its
+    if length or origin is not None:
+        runs.append(Run(length, origin))
+    spend_text(size)
     return Traced("".join(texts), tuple(runs) or (Run(0, None),))
-
-
-def first_origin(value: Any) -> Origin | None:
-    """The first origin found in a value, looking into containers; None where all is the template's."""
-    if isinstance(value, Traced | TracedInt | TracedFloat):
-        return next((run.origin for run in runs_of(value.traced()) if run.origin is not None), None)
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple):
-        return next((origin for origin in map(first_origin, value) if origin is not None), None)
-    return None
 
 
 def as_row_text(text: str, origin: Origin) -> "Traced":
@@ -110,8 +114,9 @@ def as_row_text(text: str, origin: Origin) -> "Traced":
 class Traced(str):
     """A string with the runs of its characters' origins."""
 
-    __slots__ = ("runs",)
+    __slots__ = ("_ends", "runs")
     runs: Runs
+    _ends: Sequence[int]
 
     def __new__(cls, text: str, runs: Runs | None = None) -> "Traced":
         made = super().__new__(cls, text)
@@ -126,14 +131,32 @@ class Traced(str):
         """The same text as an exact `str`."""
         return str.__str__(self)
 
+    @property
+    def origin(self) -> Origin | None:
+        """The first that there is; None where all is the template's."""
+        return next((run.origin for run in self.runs if run.origin is not None), None)
+
     def _cut(self, start: int, stop: int) -> "Traced":
-        return Traced(str.__getitem__(self, slice(start, stop)), slice_runs(self.runs, start, stop))
+        runs, begin = self.runs, 0
+        if len(runs) > 16:
+            ends = self._run_ends()
+            first = bisect_left(ends, start)
+            runs = runs[first : bisect_right(ends, stop) + 1]
+            begin = ends[first - 1] if first else 0
+        return Traced(str.__getitem__(self, slice(start, stop)), slice_runs(runs, start - begin, stop - begin))
+
+    def _run_ends(self) -> Sequence[int]:
+        try:
+            return self._ends
+        except AttributeError:
+            self._ends = list(accumulate(run.length for run in self.runs))
+            return self._ends
 
     def _same_runs(self, text: str) -> "Traced":
         """A change of letters that keeps their number; else one run, as a letter's place is then not known."""
         if len(text) == len(self):
             return Traced(text, self.runs)
-        return Traced(text, (Run(len(text), first_origin(self)),))
+        return Traced(text, (Run(len(text), self.origin),))
 
     def _locate(self, pieces: list[str], gap: int) -> list["Traced"]:
         """The pieces as cuts of this string; they follow each other at least `gap` characters apart."""
@@ -171,11 +194,14 @@ class Traced(str):
     def __getitem__(self, key: SupportsIndex | slice) -> "Traced":
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
-            return (
-                self._cut(start, max(start, stop)) if step == 1 else concat(self[i] for i in range(start, stop, step))
-            )
+            return self._cut(start, max(start, stop)) if step == 1 else self._steps(key)
         index = range(len(self))[key]
         return self._cut(index, index + 1)
+
+    def _steps(self, key: slice) -> "Traced":
+        origins = [run.origin for run in self.runs for _ in range(run.length)][key]
+        runs = tuple(Run(len(list(same)), origin) for origin, same in groupby(origins))
+        return Traced(str.__getitem__(self, key), runs or (Run(0, self.origin),))
 
     def strip(self, chars: str | None = None, /) -> "Traced":
         return self.lstrip(chars).rstrip(chars)
@@ -212,12 +238,11 @@ class Traced(str):
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> "Traced":
         parts: list[str] = []
-        position = 0
-        for match in re.finditer(re.escape(old), self.plain):
-            if len(parts) // 2 == count:
-                break
-            parts += [self._cut(position, match.start()), new]
-            position = match.end()
+        position = start = 0
+        while len(parts) // 2 != int(count) and (found := str.find(self, old, start)) >= 0:
+            parts += [self._cut(position, found), new]
+            position = found + len(old)
+            start = position + (not old)  # an empty string is found once between any two characters
         return concat([*parts, self._cut(position, len(self))])
 
     def join(self, values: Iterable[str], /) -> "Traced":
@@ -239,62 +264,18 @@ class Traced(str):
         return self._same_runs(str.title(self))
 
     def ljust(self, width: SupportsIndex, fill: str = " ", /) -> "Traced":
-        return concat((self, fill * (int(width) - len(self))))
+        return concat((self, _padding(fill, int(width) - len(self))))
 
     def rjust(self, width: SupportsIndex, fill: str = " ", /) -> "Traced":
-        return concat((fill * (int(width) - len(self)), self))
+        return concat((_padding(fill, int(width) - len(self)), self))
 
     def center(self, width: SupportsIndex, fill: str = " ", /) -> "Traced":
         missing = max(int(width) - len(self), 0)
         left = missing // 2 + (missing & int(width) & 1)  # as CPython shares out an odd number
-        return concat((fill * left, self, fill * (missing - left)))
+        return concat((_padding(fill, left), self, _padding(fill, missing - left)))
 
 
-class TracedInt(int):
-    """A number of the row."""
-
-    origin: Origin
-
-    def __new__(cls, value: int, origin: Origin) -> "TracedInt":
-        made = super().__new__(cls, value)
-        made.origin = origin
-        return made
-
-    def traced(self) -> Traced:
-        return as_row_text(int.__repr__(self), self.origin)
-
-    def __str__(self) -> Traced:
-        return self.traced()
-
-
-class TracedFloat(float):
-    """A number of the row."""
-
-    origin: Origin
-
-    def __new__(cls, value: float, origin: Origin) -> "TracedFloat":
-        made = super().__new__(cls, value)
-        made.origin = origin
-        return made
-
-    def traced(self) -> Traced:
-        return as_row_text(float.__repr__(self), self.origin)
-
-    def __str__(self) -> Traced:
-        return self.traced()
-
-
-def trace(value: Any, origin: Origin) -> Any:
-    """A JSON-like value whose strings, keys and numbers remember `origin`; booleans and null stay as they are."""
-    if isinstance(value, str):
-        return as_row_text(value, origin)
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return TracedInt(value, origin)
-    if isinstance(value, float):
-        return TracedFloat(value, origin)
-    if isinstance(value, Mapping):
-        return {trace(key, origin): trace(item, origin) for key, item in value.items()}
-    assert isinstance(value, list | tuple), type(value)
-    return [trace(item, origin) for item in value]
+def _padding(fill: str, count: int) -> str:
+    if len(fill) != 1:
+        raise TypeError(f"the fill character must be one character long, not {len(fill)}")
+    return fill * count

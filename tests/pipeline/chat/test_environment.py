@@ -44,12 +44,33 @@ BODIES = [
     "{{ messages[0].content | reverse }}{{ messages[0].content | urlencode }}{{ messages[0].content | striptags }}",
 ]
 
+CODE = [
+    "{% for m in messages if m.name %}{{ loop.index }}/{{ loop.length }}{{ m.content }}{% else %}none{% endfor %}",
+    "{% for m in messages if m.nothing %}{{ m.content }}{% else %}{{ messages[0].content }}{% endfor %}",
+    "{% for m in [messages] recursive %}({{ loop(m) if m is sequence and m is not mapping else m.content }})"
+    "{% endfor %}",
+    "{% for m in messages if m.content recursive %}{{ loop.depth }}{{ m.content }}{% continue %}x{% endfor %}",
+    "{% for a, b in messages[0] | dictsort if 'o' in b %}{% for c in b.split() if c != a %}{{ c }}{% endfor %}"
+    "{% endfor %}",
+    "{% macro outer(m) %}{% macro inner(x, y=m.content) %}{{ y }}{{ varargs }}{{ kwargs }}{% endmacro %}"
+    "{{ inner(1, m.content, 2, z=3) }}{% endmacro %}{{ outer(messages[0]) }}",
+    "{% macro m(a) %}{% for x in a %}{{ caller(x) }}{% endfor %}{% endmacro %}"
+    "{% call(x) m(messages) %}{{ x.content }}{% endcall %}",
+    "{{ {messages[0].role: messages[0].content}[messages[0].role] }}{{ messages[1:][0].content }}",
+    "{{ [[messages[0].content], ['b']] | sum(start=[]) | join }}{{ messages[0].content[::2] }}",
+    "{{ messages[0].content.replace('l', 'L', 1).replace('', '-').replace('zz', '') }}",
+    "{{ messages[0].content.ljust(40, '*') }}{{ messages[0].content.expandtabs(4) }}",
+    "{{ '%-8s|%08.3f|%+d|%(' % (messages[0].content, 1.5, 2) if false }}{{ '%-30s|' % messages[0].content }}",
+    "{% set x = 1 < 2 < 3 %}{{ x }}{{ messages[0].content if 'Hello' in messages[0].content and 2 not in [1, x] }}",
+]
+"""Statements and operators whose Python code is ours."""
+
 
 def render(body: str) -> ChatTemplate:
     return ChatTemplate(body, {"bos_token": "<s>"}, date(2024, 7, 26))
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", BODIES + CODE)
 def test_same_text_as_transformers(body: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 

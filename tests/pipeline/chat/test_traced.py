@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.chat.json_text import to_json
-from pipeline.chat.traced import Field, Origin, Run, Traced, concat, trace
+from pipeline.chat.traced import Field, Origin, Run, Traced, concat
+from pipeline.chat.traced_values import trace
 
 BODY, NAME = Origin(0, Field.BODY), Origin(1, Field.OTHER)
 TEXT = st.text(alphabet="ab \n\t,<>\u00e9\u4e16\u0130\u00df", max_size=12)
