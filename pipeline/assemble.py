@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pipeline.blocks import BlockKey
 from pipeline.pack import order_packs, pack_lengths
 from pipeline.tokenize import TokenBlock, is_held_out
+from schemas.manifest import Certificate
 from schemas.rejects import Reject
 from schemas.shard import Packs
 
@@ -24,6 +25,7 @@ class PackedBlock:
     bytes: int = 0
     truncated: int = 0
     straddling: int = 0
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def pack_documents(block: TokenBlock, settings: PackSettings) -> PackedBlock:
         bytes=block.bytes,
         truncated=block.truncated,
         straddling=block.straddling,
+        certificate=block.certificate,
     )
 
 

@@ -156,6 +156,8 @@ class BuildConfig(Settings):
     block_bytes: ByteSize = 32 * 2**20
     max_line_bytes: ByteSize = 64 * 2**20
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    certify: Literal["transformers", "none"] | None = None  # null: transformers where it is installed
+    allow_differences: bool = False
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> BuildConfig:

@@ -6,12 +6,14 @@ from typing import TypeVar
 
 from pipeline.block_info import BlockInfo, different_attempts
 from pipeline.blocks import SourceFile
+from pipeline.certify.differences import refuse_differences
 from pipeline.failures import BudgetExceeded
 from pipeline.recipe import Recipe, load_tools, make_dataset_id, resolved_config
 from pipeline.serving import write_tokenizer_folder
 from schemas.errors import DatasetError
 from schemas.manifest import (
     MANIFEST,
+    Certificate,
     Channels,
     Holdout,
     Manifest,
@@ -21,6 +23,7 @@ from schemas.manifest import (
     TemplateFacts,
     TokenizerFacts,
     Totals,
+    add_certificates,
     add_histograms,
     load_manifest,
 )
@@ -39,6 +42,9 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
     blocks = complete_blocks(infos, unit_count)
     manifest = make_manifest(blocks, files, recipe)
     check_budget(manifest, recipe.config.max_reject_fraction)
+    if manifest.certificate:
+        urls = [file.url for file in files]
+        refuse_differences(manifest.certificate, urls, allowed=recipe.config.allow_differences)
     _check_files(blocks, output)
     write_tokenizer_folder(recipe, load_tools(recipe), output)
     if not output.create(MANIFEST, manifest.encode()):
@@ -128,7 +134,15 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
             straddling=sum(info.straddling for info in blocks),
         ),
         fill=round(tokens / (packs * config.seq_len), 6) if packs else 0.0,
+        certificate=_certificate(blocks),
     )
+
+
+def _certificate(blocks: Sequence[BlockInfo]) -> Certificate | None:
+    """Either all blocks of a run have one, or none has."""
+    parts = [info.certificate for info in blocks if info.certificate is not None]
+    assert len(parts) in (0, len(blocks))
+    return add_certificates(parts) if parts else None
 
 
 def _template_facts(recipe: Recipe) -> TemplateFacts | None:

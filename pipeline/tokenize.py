@@ -14,6 +14,7 @@ from pipeline.config import BuildConfig
 from pipeline.encoders.base import Encoder, EncodingFailed
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
 from schemas.conversation import Conversation, Document, TextDocument
+from schemas.manifest import Certificate
 from schemas.rejects import Reason, Reject, RejectRow
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -36,6 +37,7 @@ class TokenBlock:
     bytes: int = 0
     truncated: int = 0
     straddling: int = 0
+    certificate: Certificate | None = None
 
     def __len__(self) -> int:
         return len(self.sources)

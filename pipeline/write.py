@@ -31,6 +31,7 @@ def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: F
         holdout_channels={} if block.holdout is None else add_histograms(channels_by_source(block.holdout).values()),
         truncated=block.truncated,
         straddling=block.straddling,
+        certificate=block.certificate,
         shard=_write_packs(block.packs, meta, f"shards/{name}", output),
         holdout=_write_packs(block.holdout, meta, f"holdout/{name}", output),
         reject_file=_write_rejects(block.rejects, f"rejects/{name}", output),

@@ -1,0 +1,143 @@
+"""Our ids of a row against those of the other stack."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.certify.oracle import Oracle
+from pipeline.certify.raw_rows import Request
+from pipeline.encoders.base import Encoder, TokenFinder
+from pipeline.recipe import Recipe, Tools
+from pipeline.tokenize import TokenBlock
+from schemas.conversation import Conversation, Document, TextDocument
+from schemas.manifest import Certificate, Difference
+
+SHOWN = 8
+"""Ids of either side that a difference keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the other stack gives, and what we have: ids, or code points where only text is compared."""
+
+    expected: list[int]
+    found: list[int]
+    with_control_text: bool
+
+    @property
+    def index(self) -> int | None:
+        """Where they part; None where they are equal."""
+        pairs = enumerate(zip_longest(self.expected, self.found))
+        return next((index for index, (one, other) in pairs if one != other), None)
+
+
+class Comparer:
+    def __init__(self, recipe: Recipe, tools: Tools, oracle: Oracle) -> None:
+        self._formatter = tools.formatter
+        self._encoder = tools.formatter.encoder if tools.formatter else tools.tokenizer.encoder
+        self._controls = [token for token in self._encoder.added_tokens if token.special]
+        self._oracle = oracle
+        config = recipe.config
+        self._cut = config.seq_len if config.too_long == "truncate" else None
+
+    def compare(self, request: Request, document: Document, found: Sequence[int]) -> Comparison | None:
+        """`found` are the document's ids as they are trained on. None where there is nothing to compare."""
+        if isinstance(document, TextDocument) != ("text" in request):
+            return Comparison([], list(found), False)
+        typed = self._has_control_text(request)
+        if isinstance(document, TextDocument):
+            return self._compare_text(request["text"], list(found), typed)
+        try:
+            text = self._oracle.render(request)
+        except Exception:  # the template refuses there what it takes here
+            return Comparison([], list(found), typed)
+        return self._compare_rendering(text, document, list(found), typed)
+
+    def _compare_text(self, text: str, found: list[int], typed: bool) -> Comparison | None:
+        if self._oracle.encode is None or self._oracle.encode_document is None:
+            return None
+        if typed:
+            return Comparison(self._oracle.encode(text), encode_as_served(self._encoder, text).tolist(), True)
+        return Comparison(self._truncated(self._oracle.encode_document(text), found), found, False)
+
+    def _compare_rendering(self, text: str, document: Conversation, found: list[int], typed: bool) -> Comparison:
+        assert self._formatter is not None
+        ends = {token.id: token.content for token in self._controls if token.id in self._formatter.end_ids}
+        if self._oracle.encode is None:
+            own = self._formatter.render(document).plain
+            closing = next((end for end in ends.values() if own == text + end), "")
+            return Comparison(_codes(text + closing * _is_open(text, ends.values())), _codes(own), typed)
+        expected = self._oracle.encode(text)
+        if typed:
+            found = encode_as_served(self._encoder, self._formatter.render(document).plain).tolist()
+        if len(found) == len(expected) + 1 and found[-1] in ends and _is_open(text, ends.values()):
+            expected = [*expected, found[-1]]
+        return Comparison(expected if typed else self._truncated(expected, found), found, typed)
+
+    def _truncated(self, expected: list[int], found: list[int]) -> list[int]:
+        return expected[: self._cut] if len(found) == self._cut else expected
+
+    def _has_control_text(self, request: Request) -> bool:
+        texts = list(_strings(request))
+        return any(token.content in text for token in self._controls for text in texts)
+
+
+def encode_as_served(encoder: Encoder, text: str) -> npt.NDArray[np.int32]:
+    """int32[n]: as servers encode a rendering: a control token's text is the token, wherever it stands."""
+    controls = TokenFinder(token for token in encoder.added_tokens if token.special)
+    return encoder.encode(text, list(controls.find(text))).ids
+
+
+def _is_open(text: str, ends: Iterable[str]) -> bool:
+    """Whether a rendering leaves its last turn open."""
+    return not text.rstrip().endswith(tuple(ends))
+
+
+def _codes(text: str) -> list[int]:
+    return list(map(ord, text))
+
+
+def _strings(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _strings(list(value))
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def ids_by_row(block: TokenBlock) -> dict[tuple[int, int], list[int]]:
+    """The ids of each row by source and position; pieces of a split text as the one text that they were."""
+    rows: dict[tuple[int, int], list[int]] = {}
+    places = zip(block.sources.tolist(), block.positions.tolist(), block.pieces.tolist(), strict=True)
+    for index, (source, position, piece) in enumerate(places):
+        ids = block.input_ids[block.offsets[index] : block.offsets[index + 1]].tolist()
+        rows.setdefault((source, position), []).extend(ids[1:] if piece else ids)
+    return rows
+
+
+def add_comparison(certificate: Certificate, place: tuple[int, int], seen: Comparison | None) -> Certificate:
+    """The certificate with one more row; `place` is its source and position."""
+    if seen is None:
+        return certificate.model_copy(update={"not_comparable": certificate.not_comparable + 1})
+    update: dict[str, object] = {
+        "compared": certificate.compared + 1,
+        "passed": certificate.passed + (seen.index is None),
+        "with_control_text": certificate.with_control_text + seen.with_control_text,
+    }
+    if seen.index is not None and certificate.first_difference is None:
+        update["first_difference"] = _difference(certificate, place, seen, seen.index)
+    return certificate.model_copy(update=update)
+
+
+def _difference(certificate: Certificate, place: tuple[int, int], seen: Comparison, index: int) -> Difference:
+    """Text itself is never kept."""
+    shown = slice(index, index + SHOWN if certificate.level == "ids" else index)
+    return Difference(
+        source=place[0], position=place[1], index=index, expected=seen.expected[shown], found=seen.found[shown]
+    )

@@ -1,0 +1,147 @@
+"""The other stack: transformers renders a request, and tokenizes it as it would when serving the data set's
+`tokenizer/` folder."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pipeline.certify.clock import pinned_clock
+from pipeline.certify.planned import certificate_here
+from pipeline.certify.ranks import load_rank_oracle
+from pipeline.certify.raw_rows import Request
+from pipeline.chat.template import ToolArguments
+from pipeline.recipe import Recipe, Tools
+from pipeline.serving import serving_files
+from schemas.errors import DatasetError
+from schemas.manifest import Certificate
+
+
+class Oracle:
+    """`encode` and `encode_document` are None where only text is compared."""
+
+    def __init__(
+        self,
+        render: Callable[..., str],
+        encode: Callable[[str], list[int]] | None,
+        encode_document: Callable[[str], list[int]] | None,
+        recipe: Recipe,
+        tool_arguments: ToolArguments,
+    ) -> None:
+        self._render = render
+        self.encode = encode
+        self.encode_document = encode_document
+        self._day = date.fromisoformat(recipe.config.clock)
+        self._tool_arguments = tool_arguments
+
+    def render(self, request: Request) -> str:
+        """The text of messages and tools. Raises whatever the template raises."""
+        from transformers.utils import chat_template_utils
+
+        messages = [_with_arguments(message, self._tool_arguments) for message in request["messages"]]
+        with pinned_clock(chat_template_utils, self._day):
+            return self._render(messages, tools=request["tools"])
+
+
+def _with_arguments(message: Mapping[str, Any], form: ToolArguments) -> dict[str, Any]:
+    """The message with the arguments of its calls as servers give them to the template: parsed, unless it needs JSON
+    text."""
+    if "tool_calls" not in message:
+        return dict(message)
+    calls = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
+    for function in (call["function"] for call in calls):
+        arguments = function["arguments"]
+        if form == "object" and isinstance(arguments, str):
+            function["arguments"] = json.loads(arguments)
+        elif form == "string" and not isinstance(arguments, str):
+            function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    return {**message, "tool_calls": calls}
+
+
+_loaded: dict[str, Oracle] = {}
+"""The oracle of this process by recipe id: of one recipe at a time."""
+
+
+def load_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
+    """The oracle of this process. Raises DatasetError where it is not the one that was planned."""
+    if recipe.id not in _loaded:
+        here = certificate_here(recipe.config, tools.tokenizer.kind)
+        if here is None or not here.is_of(planned):
+            seen = "is not installed" if here is None else f"is {_versions(here)}"
+            raise DatasetError(
+                f"certify: transformers {seen} on this worker, and {_versions(planned)} where the build was started; "
+                "install the same on both, or build with --set certify=none"
+            )
+        oracle = _make_oracle(recipe, tools, planned)
+        _check_clock(oracle, recipe)
+        _loaded.clear()
+        _loaded[recipe.id] = oracle
+    return _loaded[recipe.id]
+
+
+def _versions(certificate: Certificate) -> str:
+    return ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
+
+
+def _make_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
+    form: ToolArguments = tools.formatter.template.tool_arguments if tools.formatter else "object"
+    if tools.tokenizer.kind == "huggingface":
+        tokenizer = _load_folder(serving_files(recipe, tools))
+        eos = tools.tokenizer.token_id("eos_token")
+        kwargs = recipe.config.template_kwargs
+
+        def render(messages: Any, tools: Any) -> str:
+            return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **kwargs))
+
+        def encode(text: str) -> list[int]:
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        def encode_document(text: str) -> list[int]:
+            ids = list(tokenizer(text)["input_ids"])
+            return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+
+        return Oracle(render, encode, encode_document, recipe, form)
+    ranks = load_rank_oracle(recipe.config.tokenizer, tools.tokenizer) if planned.level == "ids" else None
+    variables = {**tools.tokenizer.special_tokens, **recipe.config.template_kwargs}
+    template = recipe.template.text if recipe.template else ""
+    return Oracle(
+        lambda messages, tools: _render_bare(template, messages, tools, variables),
+        ranks.encode if ranks else None,
+        ranks.encode_document if ranks else None,
+        recipe,
+        form,
+    )
+
+
+def _load_folder(files: Mapping[str, bytes]) -> Any:
+    """The tokenizer that servers load from these files."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory(prefix="packline-certify-") as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _render_bare(template: str, messages: Any, tools: Any, variables: Mapping[str, Any]) -> str:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered, _ = render_jinja_template([messages], tools=tools, chat_template=template, **variables)
+    return str(rendered[0])
+
+
+def _check_clock(oracle: Oracle, recipe: Recipe) -> None:
+    """Another transformers may read the clock in another way."""
+    from transformers.utils import chat_template_utils
+
+    with pinned_clock(chat_template_utils, date.fromisoformat(recipe.config.clock)):
+        seen = _render_bare("{{ strftime_now('%Y-%m-%d') }}", [{"role": "user", "content": ""}], None, {})
+    if seen != recipe.config.clock:
+        raise DatasetError(
+            f"certify: this version of transformers does not take the build's clock ({seen}, not "
+            f"{recipe.config.clock}); install another, or build with --set certify=none"
+        )
