@@ -4,12 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.certify.oracle import Oracle
 from pipeline.certify.raw_rows import Request
-from pipeline.encoders.base import Encoder, TokenFinder
+from pipeline.encoders.base import encode_as_served
 from pipeline.recipe import Recipe, Tools
 from pipeline.tokenize import TokenBlock
 from schemas.conversation import Conversation, Document, TextDocument
@@ -83,12 +80,6 @@ class Comparer:
     def _has_control_text(self, request: Request) -> bool:
         texts = list(_strings(request))
         return any(token.content in text for token in self._controls for text in texts)
-
-
-def encode_as_served(encoder: Encoder, text: str) -> npt.NDArray[np.int32]:
-    """int32[n]: as servers encode a rendering: a control token's text is the token, wherever it stands."""
-    controls = TokenFinder(token for token in encoder.added_tokens if token.special)
-    return encoder.encode(text, list(controls.find(text))).ids
 
 
 def _is_open(text: str, ends: Iterable[str]) -> bool:
