@@ -137,6 +137,10 @@ class Certificate(Record):
     def differences(self) -> int:
         return self.compared - self.passed
 
+    @property
+    def shown_versions(self) -> str:
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
+
     def is_of(self, other: "Certificate") -> bool:
         """Whether both come from the same oracle."""
         return (self.oracle, self.level, self.versions) == (other.oracle, other.level, other.versions)

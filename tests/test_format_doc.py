@@ -179,6 +179,7 @@ def make_manifest(shards: Sequence[ShardFile], packs: PackList) -> Manifest:
         channels=Channels(total=histogram, sources={"0": histogram}),
         totals=Totals(packs=len(packs), documents=len(docs), tokens=tokens, **totals),
         fill=round(tokens / (len(packs) * SEQ_LEN), 6),
+        certificate=None,
     )
 
 
@@ -412,6 +413,7 @@ MANIFEST_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "Object `channels`": (Channels,),
     "Object `totals`": (Totals,),
     "Object `holdout`": (crossing.Holdout,),
+    "Object `certificate`": (crossing.Certificate, crossing.Difference),
 }
 
 CONFIG_SECTIONS: dict[str, type[BaseModel]] = {

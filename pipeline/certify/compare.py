@@ -1,8 +1,11 @@
 """Our ids of a row against those of the other stack."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TypeAlias
+
+import numpy as np
 
 from pipeline.certify.oracle import Oracle
 from pipeline.certify.raw_rows import Request
@@ -11,6 +14,12 @@ from pipeline.recipe import Recipe, Tools
 from pipeline.tokenize import TokenBlock
 from schemas.conversation import Conversation, Document, TextDocument
 from schemas.manifest import Certificate, Difference
+
+Place: TypeAlias = tuple[int, int]
+"""A row's source and position."""
+
+Piece: TypeAlias = tuple[int, int, int]
+"""A document's source, position and piece."""
 
 SHOWN = 8
 """Ids of either side that a difference keeps."""
@@ -102,18 +111,23 @@ def _strings(value: object) -> Iterable[str]:
             yield from _strings(item)
 
 
-def ids_by_row(block: TokenBlock) -> dict[tuple[int, int], list[int]]:
-    """The ids of each row by source and position; pieces of a split text as the one text that they were."""
-    rows: dict[tuple[int, int], list[int]] = {}
+def ids_by_row(block: TokenBlock) -> dict[Place, list[int]]:
     places = zip(block.sources.tolist(), block.positions.tolist(), block.pieces.tolist(), strict=True)
-    for index, (source, position, piece) in enumerate(places):
-        ids = block.input_ids[block.offsets[index] : block.offsets[index + 1]].tolist()
+    ids = (part.tolist() for part in np.split(block.input_ids, block.offsets[1:-1]))
+    return join_pieces(dict(zip(places, ids, strict=False)))
+
+
+def join_pieces(pieces: Mapping[Piece, list[int]]) -> dict[Place, list[int]]:
+    """The ids of each row; the pieces of a split text as the one text that they were."""
+    rows: dict[Place, list[int]] = {}
+    for source, position, piece in sorted(pieces):
+        ids = pieces[source, position, piece]
         rows.setdefault((source, position), []).extend(ids[1:] if piece else ids)
     return rows
 
 
-def add_comparison(certificate: Certificate, place: tuple[int, int], seen: Comparison | None) -> Certificate:
-    """The certificate with one more row; `place` is its source and position."""
+def add_comparison(certificate: Certificate, place: Place, seen: Comparison | None) -> Certificate:
+    """The certificate with one more row."""
     if seen is None:
         return certificate.model_copy(update={"not_comparable": certificate.not_comparable + 1})
     update: dict[str, object] = {
@@ -126,7 +140,7 @@ def add_comparison(certificate: Certificate, place: tuple[int, int], seen: Compa
     return certificate.model_copy(update=update)
 
 
-def _difference(certificate: Certificate, place: tuple[int, int], seen: Comparison, index: int) -> Difference:
+def _difference(certificate: Certificate, place: Place, seen: Comparison, index: int) -> Difference:
     """Text itself is never kept."""
     shown = slice(index, index + SHOWN if certificate.level == "ids" else index)
     return Difference(

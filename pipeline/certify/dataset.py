@@ -1,13 +1,14 @@
 """`packline certify`: every row of a published data set, from its source to the ids in its shards."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from pipeline.blocks import RowBlock, Sample
 from pipeline.build_plan import BuildPlan, plan_build
-from pipeline.certify.compare import Comparison, add_comparison, ids_by_row
+from pipeline.certify.compare import Comparison, Piece, Place, add_comparison, ids_by_row, join_pieces
+from pipeline.certify.planned import require_certificate
 from pipeline.certify.steps import compare_samples, make_requests
 from pipeline.config import BuildConfig
 from pipeline.convert import convert_rows
@@ -17,14 +18,12 @@ from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
 from pipeline.tokenize import tokenize_documents
 from schemas.errors import ConfigError
-from schemas.manifest import Certificate, Manifest, load_manifest
+from schemas.manifest import Certificate, Manifest, ShardFile, load_manifest
 from schemas.shard import Packs, read_shard
 from schemas.store import Folder, dataset_folder
 
 EXAMPLES = 3
 """Differences that are shown."""
-
-Place = tuple[int, int]
 
 
 @dataclass
@@ -50,16 +49,17 @@ def certify_dataset(url: str, config: BuildConfig, rows: int | None) -> Report:
     where transformers is not installed."""
     folder = dataset_folder(url)
     manifest = load_manifest(folder)
-    plan = plan_build(config.model_copy(update={"output": folder.url, "certify": "transformers"}))
+    plan = plan_build(config.model_copy(update={"output": folder.url}))
     if manifest.id != plan.dataset_id:
         raise ConfigError(
             f"{folder.shown} holds {what_differs(plan, manifest)}: give the config that it was built with, and its "
             "overrides with --set"
         )
-    assert plan.certificate is not None
-    report = Report(plan, plan.certificate)
+    certificate = require_certificate(config, load_tools(plan.recipe).tokenizer.kind)
+    report = Report(replace(plan, certificate=certificate), certificate)
+    shards = _shards_by_block(manifest)
     for block in _blocks(plan, rows):
-        _certify_block(block, report, _ids_in_shards(block, folder, manifest))
+        _certify_block(block, report, _ids_in_shards(shards.get(block.key.name, []), folder))
     return report
 
 
@@ -89,7 +89,8 @@ def _certify_block(block: RowBlock, report: Report, in_shards: dict[Place, list[
     ids = ids_by_row(made)
     report.rows += sum(made.rows.values())
     report.rejects += len(made.rejects)
-    others = [place for place in ids if ids[place] != in_shards.get(place)]
+    places = zip(block.sources, block.positions, strict=True)
+    others = [place for place in places if ids.get(place) != in_shards.get(place)]
     report.other_ids += len(others)
     report.other_places += others[: EXAMPLES - len(report.other_places)]
     kept = [sample for sample in samples if sample.place in ids]
@@ -99,22 +100,24 @@ def _certify_block(block: RowBlock, report: Report, in_shards: dict[Place, list[
             report.differences.append((sample, seen))
 
 
-def _ids_in_shards(block: RowBlock, folder: Folder, manifest: Manifest) -> dict[Place, list[int]]:
-    """The ids of each row of a block; pieces of a split text as the one text that they were."""
-    held_out = manifest.holdout.shards if manifest.holdout else []
-    pieces: dict[tuple[int, int, int], list[int]] = {}
-    for file in (*manifest.shards, *held_out):
-        if file.name.partition("/")[2].rpartition("-")[0] == block.key.name:
-            for packs in read_shard(pa.py_buffer(folder.read(file.name)), file.name).batches:
-                pieces |= _documents(packs)
-    rows: dict[Place, list[int]] = {}
-    for (source, position, piece), ids in sorted(pieces.items()):
-        rows.setdefault((source, position), []).extend(ids[1:] if piece else ids)
-    return rows
+def _shards_by_block(manifest: Manifest) -> dict[str, list[ShardFile]]:
+    """By the name of the block that they were made of, which is part of theirs."""
+    shards: dict[str, list[ShardFile]] = {}
+    for file in (*manifest.shards, *(manifest.holdout.shards if manifest.holdout else ())):
+        shards.setdefault(file.name.partition("/")[2].rpartition("-")[0], []).append(file)
+    return shards
 
 
-def _documents(packs: Packs) -> dict[tuple[int, int, int], list[int]]:
-    """The ids of each document by source, position and piece."""
+def _ids_in_shards(files: Sequence[ShardFile], folder: Folder) -> dict[Place, list[int]]:
+    """The ids of each row by its place."""
+    pieces: dict[Piece, list[int]] = {}
+    for file in files:
+        for packs in read_shard(pa.py_buffer(folder.read(file.name)), file.name).batches:
+            pieces |= _documents(packs)
+    return join_pieces(pieces)
+
+
+def _documents(packs: Packs) -> dict[Piece, list[int]]:
     found = {}
     for pack in range(len(packs)):
         at, span = 0, packs.documents(pack)

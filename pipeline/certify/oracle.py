@@ -69,9 +69,9 @@ def load_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
     if recipe.id not in _loaded:
         here = certificate_here(recipe.config, tools.tokenizer.kind)
         if here is None or not here.is_of(planned):
-            seen = "is not installed" if here is None else f"is {_versions(here)}"
+            seen = "no transformers" if here is None else here.shown_versions
             raise DatasetError(
-                f"certify: transformers {seen} on this worker, and {_versions(planned)} where the build was started; "
+                f"certify: {seen} on this worker, {planned.shown_versions} where the build was started; "
                 "install the same on both, or build with --set certify=none"
             )
         oracle = _make_oracle(recipe, tools, planned)
@@ -79,10 +79,6 @@ def load_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
         _loaded.clear()
         _loaded[recipe.id] = oracle
     return _loaded[recipe.id]
-
-
-def _versions(certificate: Certificate) -> str:
-    return ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
 
 
 def _make_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:

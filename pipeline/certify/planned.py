@@ -16,11 +16,15 @@ def plan_certificate(config: BuildConfig, kind: Kind) -> Certificate | None:
     """An empty certificate, or None. Raises ConfigError where transformers is asked for and not there."""
     if config.certify == "none":
         return None
+    return certificate_here(config, kind) if config.certify is None else require_certificate(config, kind)
+
+
+def require_certificate(config: BuildConfig, kind: Kind) -> Certificate:
     here = certificate_here(config, kind)
-    if here is None and config.certify == "transformers":
+    if here is None:
         raise ConfigError(
             f"certify: transformers {OLDEST} or later is not installed here; "
-            "try: pip install 'packline[certify]', or set certify: none"
+            "try: pip install 'packline[certify]', or build with certify: none"
         )
     return here
 

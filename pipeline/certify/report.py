@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.certify.compare import Comparison
 from pipeline.certify.dataset import Report
@@ -16,8 +17,7 @@ AROUND = 8
 def print_report(report: Report, console: Console) -> None:
     certificate = report.certificate
     table = Table(show_header=False, box=None, pad_edge=False)
-    versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
-    table.add_row("compared with", f"{versions} ({certificate.level})")
+    table.add_row("compared with", f"{certificate.shown_versions} ({certificate.level})")
     for name, count in {
         "rows": report.rows,
         "rejected": report.rejects,
@@ -59,5 +59,5 @@ def _texts(side: list[int], report: Report) -> list[str]:
     return [repr(text) for text in token_texts(side, load_tools(report.plan.recipe).tokenizer.encoder)]
 
 
-def _cells(side: list[int], texts: list[str], number: int) -> tuple[str, str]:
-    return (str(side[number]), texts[number]) if number < len(side) else ("", "")
+def _cells(side: list[int], texts: list[str], number: int) -> tuple[Text, Text]:
+    return (Text(str(side[number])), Text(texts[number])) if number < len(side) else (Text(), Text())

@@ -144,6 +144,7 @@ def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Any]:
         "channels": {"total": total(by_source), "sources": by_source},
         "totals": {"rows": 13, "rejects": 2, "truncated": 0, "straddling": 0, **sums},
         "fill": 0.75,
+        "certificate": None,
     }
 
 
