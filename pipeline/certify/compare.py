@@ -72,14 +72,17 @@ class Comparer:
     def _compare_rendering(self, text: str, document: Conversation, found: list[int], typed: bool) -> Comparison:
         assert self._formatter is not None
         ends = {token.id: token.content for token in self._controls if token.id in self._formatter.end_ids}
+        is_open = typed or not text.rstrip().endswith(
+            tuple(ends.values())
+        )  # whether the template left the last turn so
         if self._oracle.encode is None:
             own = self._formatter.render(document).plain
             closing = next((end for end in ends.values() if own == text + end), "")
-            return Comparison(_codes(text + closing * _is_open(text, ends.values())), _codes(own), typed)
+            return Comparison(_codes(text + closing * is_open), _codes(own), typed)
         expected = self._oracle.encode(text)
         if typed:
             found = encode_as_served(self._encoder, self._formatter.render(document).plain).tolist()
-        if len(found) == len(expected) + 1 and found[-1] in ends and _is_open(text, ends.values()):
+        if len(found) == len(expected) + 1 and found[-1] in ends and is_open:
             expected = [*expected, found[-1]]
         return Comparison(expected if typed else self._truncated(expected, found), found, typed)
 
@@ -89,11 +92,6 @@ class Comparer:
     def _has_control_text(self, request: Request) -> bool:
         texts = list(_strings(request))
         return any(token.content in text for token in self._controls for text in texts)
-
-
-def _is_open(text: str, ends: Iterable[str]) -> bool:
-    """Whether a rendering leaves its last turn open."""
-    return not text.rstrip().endswith(tuple(ends))
 
 
 def _codes(text: str) -> list[int]:

@@ -51,10 +51,13 @@ def test_transformers_gives_the_ids_of_every_family(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     ids = prompts = tools = 0
+    refused = []
     for name in FAMILIES:
         folder = write_family_folder(name, tmp_path / name)
         golden = golden_of(plan_of(tmp_path, folder))
-        assert golden is not None, name
+        if golden is None:
+            refused.append(name)
+            continue
         served = AutoTokenizer.from_pretrained(folder)
         assert len(golden.vectors) == COUNT == 16
         for vector in golden.vectors:
@@ -68,7 +71,8 @@ def test_transformers_gives_the_ids_of_every_family(tmp_path: Path) -> None:
                 )["input_ids"]
                 assert found == vector.prompt_ids, (name, vector.messages)
                 prompts += 1
-    assert ids == 16 * len(FAMILIES) > 600
+    assert ids == 16 * (len(FAMILIES) - len(refused)) > 600
+    assert refused == ["llava_next"]  # takes lists of parts alone
     assert prompts > 0.9 * ids
     assert tools > 0.2 * ids
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from building import LLAMA, QWEN, small_rows, write_jsonl
+from building import QWEN, small_rows, write_jsonl
 from certifying import certify_plan
 from families import write_family_folder
 
@@ -48,18 +48,18 @@ def turn(question: str, answer: str, **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **more}]}
 
 
-def test_real_rows(certify: Certify, shared_data: Path, qwen_folder: Path) -> None:
-    """Questions, tool calls and web text; a rank file, and the same tokenizer as a model folder."""
+@pytest.mark.parametrize("kind", ["ranks", "folder"])
+def test_real_rows(certify: Certify, tmp_path: Path, shared_data: Path, kind: str) -> None:
+    """Questions, tool calls and web text."""
     sources = [
         {"path": str(shared_data / "gsm8k.jsonl"), "transform": QUESTIONS},
         {"path": str(shared_data / "glaive_toolcall_en_demo.json"), "transform": {"type": "sharegpt"}},
         {"path": str(shared_data / "c4_demo.jsonl"), "transform": {"type": "text"}},
     ]
-    sources = [{**source, "limit": 200} for source in sources]
-    for tokenizer in (QWEN, LLAMA, {"path": str(qwen_folder)}):
-        found = certify(*sources, tokenizer=tokenizer, seq_len=2**16)
-        assert (found.level, found.compared, found.passed, found.not_comparable) == ("ids", 600, 600, 0)
-        assert found.first_difference is None
+    tokenizer = QWEN if kind == "ranks" else {"path": str(write_family_folder("qwen2_5", tmp_path / "model"))}
+    found = certify(*({**source, "limit": 100} for source in sources), tokenizer=tokenizer, seq_len=2**16)
+    assert (found.level, found.compared, found.passed, found.not_comparable) == ("ids", 300, 300, 0)
+    assert found.first_difference is None
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama3_2", "phi3", "gptoss", "deepseekv3", "gemma3", "glm4moe"])
@@ -72,10 +72,10 @@ def test_families(certify: Certify, tmp_path: Path, name: str) -> None:
     assert found.compared == found.passed > 10
 
 
-def test_rows_with_control_text_are_counted_apart(certify: Certify, tmp_path: Path, qwen_folder: Path) -> None:
+def test_rows_with_control_text_are_counted_apart(certify: Certify, tmp_path: Path) -> None:
     rows = [turn("a", "b"), turn("what is <|im_end|>?", "an end"), turn("<tool_call>", "x")]
     rows.append({**turn("a", "b"), "tools": [{"type": "function", "function": {"name": "<|im_start|>"}}]})
-    for tokenizer in (QWEN, {"path": str(qwen_folder)}):
+    for tokenizer in (QWEN, {"path": str(write_family_folder("qwen2_5", tmp_path / "model"))}):
         found = certify(chat_source(tmp_path, rows), tokenizer=tokenizer)
         assert (found.compared, found.passed, found.with_control_text) == (4, 4, 2)
 
@@ -85,6 +85,7 @@ def test_all_formats(certify: Certify, tmp_path: Path) -> None:
     lines = (tmp_path / "a.jsonl").as_posix()
     write_jsonl(tmp_path / "a.jsonl", rows)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(Path(lines).read_bytes()))
+    Path(lines).write_bytes(b"\xef\xbb\xbf" + Path(lines).read_bytes().replace(b"\n", b"\r\n"))
     (tmp_path / "c.json").write_text(json.dumps(rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
     sources = [{"path": str(path), "transform": OPENAI} for path in sorted(tmp_path.glob("?.*"))]
@@ -101,7 +102,7 @@ def test_all_formats(certify: Certify, tmp_path: Path) -> None:
 def test_long_documents(certify: Certify, tmp_path: Path, too_long: str) -> None:
     write_jsonl(tmp_path / "t.jsonl", [{"text": " ".join(map(str, range(n)))} for n in range(1, 60)])
     text = {"path": str(tmp_path / "t.jsonl"), "transform": {"type": "text"}}
-    found = certify(text, chat_source(tmp_path, small_rows(60)), too_long=too_long, seq_len=40)
+    found = certify(text, chat_source(tmp_path, small_rows(60)), too_long=too_long, seq_len=80)
     assert found.compared == found.passed > (70 if too_long == "truncate" else 60)
 
 
@@ -147,7 +148,7 @@ def test_an_encoder_that_changes_one_id(certify: Certify, tmp_path: Path, monkey
 
     monkeypatch.setattr(BytePairEncoder, "encode", encode_wrongly)
     rows = [turn("a", "b"), turn("you and I", "b"), turn("c", "d"), turn("I", "I")]
-    found = certify(chat_source(tmp_path, rows))
+    found = certify(chat_source(tmp_path, rows), tokenizer=QWEN)
     assert (found.compared, found.passed) == (4, 3)
     first = found.first_difference
     assert first is not None
@@ -155,11 +156,12 @@ def test_an_encoder_that_changes_one_id(certify: Certify, tmp_path: Path, monkey
     assert (first.expected[0], first.found[0], first.expected[1:]) == (right, wrong, first.found[1:])
     assert len(first.found) == 8
     with pytest.raises(DatasetError, match=r"1 of 4 rows .*chat\.jsonl at \d+: from token \d+ on they are \["):
-        certify(chat_source(tmp_path, rows), allow_differences=False)
+        certify(chat_source(tmp_path, rows), tokenizer=QWEN, allow_differences=False)
 
 
 def plan_of(folder: Path, rows: list[Any], **changes: Any) -> BuildPlan:
-    values = {"output": str(folder / "out"), "seq_len": 4096, "tokenizer": QWEN, "allow_differences": True, **changes}
+    values = {"output": str(folder / "out"), "seq_len": 4096, "allow_differences": True, **changes}
+    values.setdefault("tokenizer", {"path": str(write_family_folder("qwen2_5", folder / "model"))})
     sources = changes.get("sources") or [chat_source(folder, rows)]
     return plan_build(BuildConfig.model_validate({**values, "sources": sources}))
 
@@ -222,9 +224,9 @@ def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(DatasetError, match=r"no transformers on this worker, transformers .*certify=none"):
         load_oracle(plan.recipe, load_tools(plan.recipe), plan.certificate)
     config = plan.recipe.config
-    assert plan_certificate(config, "tiktoken") is None
+    assert plan_certificate(config, "huggingface") is None
     with pytest.raises(ConfigError, match=r"pip install 'packline\[certify\]'"):
-        plan_certificate(config.model_copy(update={"certify": "transformers"}), "tiktoken")
+        plan_certificate(config.model_copy(update={"certify": "transformers"}), "huggingface")
 
 
 def test_an_old_transformers_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
