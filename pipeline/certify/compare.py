@@ -1,11 +1,12 @@
 """Our ids of a row against those of the other stack."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.certify.oracle import Oracle
 from pipeline.certify.raw_rows import Request
@@ -14,6 +15,8 @@ from pipeline.recipe import Recipe, Tools
 from pipeline.tokenize import TokenBlock
 from schemas.conversation import Conversation, Document, TextDocument
 from schemas.manifest import Certificate, Difference
+
+Ids: TypeAlias = npt.NDArray[np.int32]
 
 Place: TypeAlias = tuple[int, int]
 """A row's source and position."""
@@ -45,22 +48,25 @@ class Comparer:
         self._formatter = tools.formatter
         self._encoder = tools.formatter.encoder if tools.formatter else tools.tokenizer.encoder
         self._controls = [token for token in self._encoder.added_tokens if token.special]
+        end_ids = tools.formatter.end_ids if tools.formatter else []
+        self._ends = {token.id: token.content for token in self._controls if token.id in end_ids}
         self._oracle = oracle
         config = recipe.config
         self._cut = config.seq_len if config.too_long == "truncate" else None
 
-    def compare(self, request: Request, document: Document, found: Sequence[int]) -> Comparison | None:
-        """`found` are the document's ids as they are trained on. None where there is nothing to compare."""
+    def compare(self, request: Request, document: Document, ids: Ids) -> Comparison | None:
+        """`ids` are the document's as they are trained on. None where there is nothing to compare."""
+        found = ids.tolist()
         if isinstance(document, TextDocument) != ("text" in request):
-            return Comparison([], list(found), False)
+            return Comparison([], found, False)
         typed = self._has_control_text(request)
         if isinstance(document, TextDocument):
-            return self._compare_text(request["text"], list(found), typed)
+            return self._compare_text(request["text"], found, typed)
         try:
             text = self._oracle.render(request)
         except Exception:  # the template refuses there what it takes here
-            return Comparison([], list(found), typed)
-        return self._compare_rendering(text, document, list(found), typed)
+            return Comparison([], found, typed)
+        return self._compare_rendering(text, document, found, typed)
 
     def _compare_text(self, text: str, found: list[int], typed: bool) -> Comparison | None:
         if self._oracle.encode is None or self._oracle.encode_document is None:
@@ -71,19 +77,16 @@ class Comparer:
 
     def _compare_rendering(self, text: str, document: Conversation, found: list[int], typed: bool) -> Comparison:
         assert self._formatter is not None
-        ends = {token.id: token.content for token in self._controls if token.id in self._formatter.end_ids}
-        is_open = typed or not text.rstrip().endswith(
-            tuple(ends.values())
-        )  # whether the template left the last turn so
+        ends = self._ends if typed or not text.rstrip().endswith(tuple(self._ends.values())) else {}
         if self._oracle.encode is None:
             own = self._formatter.render(document).plain
             closing = next((end for end in ends.values() if own == text + end), "")
-            return Comparison(_codes(text + closing * is_open), _codes(own), typed)
+            return Comparison(_codes(text + closing), _codes(own), typed)
         expected = self._oracle.encode(text)
         if typed:
             found = encode_as_served(self._encoder, self._formatter.render(document).plain).tolist()
-        if len(found) == len(expected) + 1 and found[-1] in ends and is_open:
-            expected = [*expected, found[-1]]
+        if len(found) == len(expected) + 1 and found[-1] in ends:
+            expected = [*expected, found[-1]]  # the token that closes a turn which the template left open
         return Comparison(expected if typed else self._truncated(expected, found), found, typed)
 
     def _truncated(self, expected: list[int], found: list[int]) -> list[int]:
@@ -109,19 +112,18 @@ def _strings(value: object) -> Iterable[str]:
             yield from _strings(item)
 
 
-def ids_by_row(block: TokenBlock) -> dict[Place, list[int]]:
+def ids_by_row(block: TokenBlock) -> dict[Place, Ids]:
     places = zip(block.sources.tolist(), block.positions.tolist(), block.pieces.tolist(), strict=True)
-    ids = (part.tolist() for part in np.split(block.input_ids, block.offsets[1:-1]))
-    return join_pieces(dict(zip(places, ids, strict=False)))
+    return join_pieces(dict(zip(places, np.split(block.input_ids, block.offsets[1:-1]), strict=False)))
 
 
-def join_pieces(pieces: Mapping[Piece, list[int]]) -> dict[Place, list[int]]:
+def join_pieces(pieces: Mapping[Piece, Ids]) -> dict[Place, Ids]:
     """The ids of each row; the pieces of a split text as the one text that they were."""
-    rows: dict[Place, list[int]] = {}
+    rows: dict[Place, list[Ids]] = {}
     for source, position, piece in sorted(pieces):
         ids = pieces[source, position, piece]
-        rows.setdefault((source, position), []).extend(ids[1:] if piece else ids)
-    return rows
+        rows.setdefault((source, position), []).append(ids[1:] if piece else ids)
+    return {place: parts[0] if len(parts) == 1 else np.concatenate(parts) for place, parts in rows.items()}
 
 
 def add_comparison(certificate: Certificate, place: Place, seen: Comparison | None) -> Certificate:

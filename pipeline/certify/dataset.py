@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from sys import maxsize
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.blocks import RowBlock, Sample
 from pipeline.build_plan import BuildPlan, plan_build
-from pipeline.certify.compare import Comparison, Piece, Place, add_comparison, ids_by_row, join_pieces
+from pipeline.certify.compare import Comparison, Ids, Piece, Place, add_comparison, ids_by_row, join_pieces
 from pipeline.certify.planned import require_certificate
 from pipeline.certify.steps import compare_samples, make_requests
 from pipeline.config import BuildConfig
@@ -66,22 +68,17 @@ def certify_dataset(url: str, config: BuildConfig, rows: int | None) -> Report:
 def _blocks(plan: BuildPlan, rows: int | None) -> Iterator[RowBlock]:
     """The build's own blocks; of the last one of each source only as many rows as are still wanted."""
     config = plan.recipe.config
-    left = dict.fromkeys(range(len(config.sources)), rows)
+    left = dict.fromkeys(range(len(config.sources)), maxsize if rows is None else rows)
     for unit in plan.units:
         setting = unit.stretches[0].file.setting
-        for block in read_blocks(unit, config.block_bytes, config.max_line_bytes):
-            wanted = left[setting]
-            if wanted is None:
-                yield block
-            elif wanted:
-                kept = first_of(block, wanted)
-                left[setting] = wanted - len(kept.rows) - len(kept.rejects)
-                yield kept
-            else:
-                break
+        blocks = read_blocks(unit, config.block_bytes, config.max_line_bytes)
+        while left[setting] and (block := next(blocks, None)):
+            kept = first_of(block, left[setting])
+            left[setting] -= len(kept.rows) + len(kept.rejects)
+            yield kept
 
 
-def _certify_block(block: RowBlock, report: Report, in_shards: dict[Place, list[int]]) -> None:
+def _certify_block(block: RowBlock, report: Report, in_shards: dict[Place, Ids]) -> None:
     plan = report.plan
     samples = make_requests(block, plan, range(len(block.rows)))
     documents = convert_rows(block, plan.converters, plan.setting_of_source)
@@ -90,7 +87,8 @@ def _certify_block(block: RowBlock, report: Report, in_shards: dict[Place, list[
     report.rows += sum(made.rows.values())
     report.rejects += len(made.rejects)
     places = zip(block.sources, block.positions, strict=True)
-    others = [place for place in places if ids.get(place) != in_shards.get(place)]
+    none = np.zeros(0, np.int32)
+    others = [place for place in places if not np.array_equal(ids.get(place, none), in_shards.get(place, none))]
     report.other_ids += len(others)
     report.other_places += others[: EXAMPLES - len(report.other_places)]
     kept = [sample for sample in samples if sample.place in ids]
@@ -108,22 +106,22 @@ def _shards_by_block(manifest: Manifest) -> dict[str, list[ShardFile]]:
     return shards
 
 
-def _ids_in_shards(files: Sequence[ShardFile], folder: Folder) -> dict[Place, list[int]]:
+def _ids_in_shards(files: Sequence[ShardFile], folder: Folder) -> dict[Place, Ids]:
     """The ids of each row by its place."""
-    pieces: dict[Piece, list[int]] = {}
+    pieces: dict[Piece, Ids] = {}
     for file in files:
         for packs in read_shard(pa.py_buffer(folder.read(file.name)), file.name).batches:
             pieces |= _documents(packs)
     return join_pieces(pieces)
 
 
-def _documents(packs: Packs) -> dict[Piece, list[int]]:
+def _documents(packs: Packs) -> dict[Piece, Ids]:
     found = {}
     for pack in range(len(packs)):
         at, span = 0, packs.documents(pack)
         for index in range(span.start, span.stop):
             end = at + int(packs.doc_lengths[index])
             place = int(packs.doc_source[index]), int(packs.doc_position[index]), int(packs.doc_piece[index])
-            found[place] = packs.input_ids[pack, at:end].tolist()
+            found[place] = packs.input_ids[pack, at:end]
             at = end
     return found

@@ -4,6 +4,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,30 +20,24 @@ from schemas.errors import DatasetError
 from schemas.manifest import Certificate
 
 
+@dataclass(frozen=True)
 class Oracle:
-    """`encode` and `encode_document` are None where only text is compared."""
+    """`apply_template` is given messages and tools. `encode` (of a rendering) and `encode_document` (of a plain text)
+    are None where only text is compared."""
 
-    def __init__(
-        self,
-        render: Callable[..., str],
-        encode: Callable[[str], list[int]] | None,
-        encode_document: Callable[[str], list[int]] | None,
-        recipe: Recipe,
-        tool_arguments: ToolArguments,
-    ) -> None:
-        self._render = render
-        self.encode = encode
-        self.encode_document = encode_document
-        self._day = date.fromisoformat(recipe.config.clock)
-        self._tool_arguments = tool_arguments
+    apply_template: Callable[[Any, Any], str]
+    encode: Callable[[str], list[int]] | None
+    encode_document: Callable[[str], list[int]] | None
+    clock: date
+    tool_arguments: ToolArguments
 
     def render(self, request: Request) -> str:
         """The text of messages and tools. Raises whatever the template raises."""
         from transformers.utils import chat_template_utils
 
-        messages = [_with_arguments(message, self._tool_arguments) for message in request["messages"]]
-        with pinned_clock(chat_template_utils, self._day):
-            return self._render(messages, tools=request["tools"])
+        messages = [_with_arguments(message, self.tool_arguments) for message in request["messages"]]
+        with pinned_clock(chat_template_utils, self.clock):
+            return self.apply_template(messages, request["tools"])
 
 
 def _with_arguments(message: Mapping[str, Any], form: ToolArguments) -> dict[str, Any]:
@@ -75,7 +70,7 @@ def load_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
                 "install the same on both, or build with --set certify=none"
             )
         oracle = _make_oracle(recipe, tools, planned)
-        _check_clock(oracle, recipe)
+        _check_clock(oracle.clock)
         _loaded.clear()
         _loaded[recipe.id] = oracle
     return _loaded[recipe.id]
@@ -83,22 +78,9 @@ def load_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
 
 def _make_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
     form: ToolArguments = tools.formatter.template.tool_arguments if tools.formatter else "object"
+    clock = date.fromisoformat(recipe.config.clock)
     if tools.tokenizer.kind == "huggingface":
-        tokenizer = _load_folder(serving_files(recipe, tools))
-        eos = tools.tokenizer.token_id("eos_token")
-        kwargs = recipe.config.template_kwargs
-
-        def render(messages: Any, tools: Any) -> str:
-            return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **kwargs))
-
-        def encode(text: str) -> list[int]:
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-        def encode_document(text: str) -> list[int]:
-            ids = list(tokenizer(text)["input_ids"])
-            return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
-
-        return Oracle(render, encode, encode_document, recipe, form)
+        return Oracle(*_serve_folder(recipe, tools), clock, form)
     ranks = load_rank_oracle(recipe.config.tokenizer, tools.tokenizer) if planned.level == "ids" else None
     variables = {**tools.tokenizer.special_tokens, **recipe.config.template_kwargs}
     template = recipe.template.text if recipe.template else ""
@@ -106,13 +88,34 @@ def _make_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
         lambda messages, tools: _render_bare(template, messages, tools, variables),
         ranks.encode if ranks else None,
         ranks.encode_document if ranks else None,
-        recipe,
+        clock,
         form,
     )
 
 
-def _load_folder(files: Mapping[str, bytes]) -> Any:
-    """The tokenizer that servers load from these files."""
+def _serve_folder(
+    recipe: Recipe, tools: Tools
+) -> tuple[Callable[[Any, Any], str], Callable[[str], list[int]], Callable[[str], list[int]]]:
+    """The first three fields of an oracle that loads the data set's `tokenizer/` folder."""
+    tokenizer = _load_tokenizer(serving_files(recipe, tools))
+    eos = tools.tokenizer.token_id("eos_token")
+    kwargs = recipe.config.template_kwargs
+
+    def apply_template(messages: Any, tools: Any) -> str:
+        return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **kwargs))
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_document(text: str) -> list[int]:
+        ids = list(tokenizer(text)["input_ids"])
+        return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+
+    return apply_template, encode, encode_document
+
+
+def _load_tokenizer(files: Mapping[str, bytes]) -> Any:
+    """What servers load from these files; code that they may name is not run. Raises DatasetError."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -120,7 +123,14 @@ def _load_folder(files: Mapping[str, bytes]) -> Any:
     with tempfile.TemporaryDirectory(prefix="packline-certify-") as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # in any way that a tokenizer's files can be wrong
+            told = " ".join(str(error).split())[:200]
+            raise DatasetError(
+                f"certify: transformers cannot load the tokenizer ({type(error).__name__}: {told}); "
+                "mend its folder, or build with --set certify=none"
+            ) from error
 
 
 def _render_bare(template: str, messages: Any, tools: Any, variables: Mapping[str, Any]) -> str:
@@ -130,14 +140,14 @@ def _render_bare(template: str, messages: Any, tools: Any, variables: Mapping[st
     return str(rendered[0])
 
 
-def _check_clock(oracle: Oracle, recipe: Recipe) -> None:
-    """Another transformers may read the clock in another way."""
+def _check_clock(clock: date) -> None:
+    """Another transformers may read the clock in another way. Raises DatasetError."""
     from transformers.utils import chat_template_utils
 
-    with pinned_clock(chat_template_utils, date.fromisoformat(recipe.config.clock)):
-        seen = _render_bare("{{ strftime_now('%Y-%m-%d') }}", [{"role": "user", "content": ""}], None, {})
-    if seen != recipe.config.clock:
+    with pinned_clock(chat_template_utils, clock):
+        seen = _render_bare("{{ strftime_now('%Y-%m-%d') }}", [], None, {})
+    if seen != clock.isoformat():
         raise DatasetError(
-            f"certify: this version of transformers does not take the build's clock ({seen}, not "
-            f"{recipe.config.clock}); install another, or build with --set certify=none"
+            f"certify: this version of transformers does not take the build's clock ({seen}, not {clock}); "
+            "install another, or build with --set certify=none"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.blocks import DocumentBlock, RowBlock, Sample
 from pipeline.build_plan import BuildPlan
-from pipeline.certify.compare import Comparer, Comparison, add_comparison, ids_by_row
+from pipeline.certify.compare import Comparer, Comparison, Ids, Place, add_comparison, ids_by_row
 from pipeline.certify.differences import refuse_differences
 from pipeline.certify.oracle import load_oracle
 from pipeline.certify.raw_rows import Request, request_of
@@ -69,7 +69,7 @@ def certify_block(block: DocumentBlock, made: TokenBlock, plan: BuildPlan) -> Ce
 
 
 def compare_samples(
-    samples: Sequence[Sample], block: DocumentBlock, ids: Mapping[tuple[int, int], Sequence[int]], plan: BuildPlan
+    samples: Sequence[Sample], block: DocumentBlock, ids: Mapping[Place, Ids], plan: BuildPlan
 ) -> Iterator[tuple[Sample, Comparison | None]]:
     """Each sample with what came of it; None where there was nothing to compare. `ids` are those of the rows, by place;
     a sample has its document in the block."""

@@ -229,6 +229,15 @@ def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         plan_certificate(config.model_copy(update={"certify": "transformers"}), "huggingface")
 
 
+def test_a_tokenizer_that_transformers_cannot_load(certify: Certify, tmp_path: Path) -> None:
+    folder = write_family_folder("qwen3", tmp_path / "other")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    remote = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, **remote}), "utf-8")
+    with pytest.raises(DatasetError, match=r"cannot load the tokenizer \(.*certify=none"):
+        certify(chat_source(tmp_path, small_rows(3)), tokenizer={"path": str(folder)})
+
+
 def test_an_old_transformers_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert plan_of(tmp_path, small_rows(3), certify="none").certificate is None
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.57.0")
