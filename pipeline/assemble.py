@@ -9,6 +9,7 @@ from pipeline.blocks import BlockKey
 from pipeline.pack import order_packs, pack_lengths
 from pipeline.tokenize import TokenBlock, is_held_out
 from pipeline.turns import TurnAudit
+from schemas.manifest import Certificate
 from schemas.rejects import Reject
 from schemas.shard import Packs
 
@@ -26,6 +27,7 @@ class PackedBlock:
     truncated: int = 0
     straddling: int = 0
     turns: TurnAudit = field(default_factory=TurnAudit)
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ def pack_documents(block: TokenBlock, settings: PackSettings) -> PackedBlock:
         truncated=block.truncated,
         straddling=block.straddling,
         turns=block.turns,
+        certificate=block.certificate,
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.blocks import BlockKey, Unit
 from pipeline.turns import TurnAudit
 from schemas.errors import DatasetError
-from schemas.manifest import Count, Histogram, Record, RejectFile, Sha256, ShardFile
+from schemas.manifest import Certificate, Count, Histogram, Record, RejectFile, Sha256, ShardFile
 from schemas.recipe import canonical_sha256
 from schemas.rejects import Reason
 from schemas.store import Folder
@@ -17,7 +17,7 @@ from schemas.store import Folder
 
 class BlockInfo(Record):
     """`unit_sha256` tells whether the unit is still the one that the block was read from. Rows and channels are by
-    source, as strings."""
+    source, as strings. The certificate is None where nothing was compared in the run."""
 
     unit: Count
     block: Count
@@ -31,6 +31,7 @@ class BlockInfo(Record):
     truncated: Count
     straddling: Count
     turns: TurnAudit
+    certificate: Certificate | None
     shard: ShardFile | None
     holdout: ShardFile | None
     reject_file: RejectFile | None
@@ -38,6 +39,9 @@ class BlockInfo(Record):
     @property
     def key(self) -> BlockKey:
         return BlockKey(self.unit, self.block, self.last)
+
+    def without_certificate(self) -> "BlockInfo":
+        return self.model_copy(update={"certificate": None})
 
     @property
     def files(self) -> list[ShardFile | RejectFile]:
@@ -71,10 +75,11 @@ class StateStore:
         self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), str(input_bytes).encode())
 
     def finish(self, state: BlockState) -> None:
-        """Raises DatasetError where an earlier attempt at this block came out differently."""
+        """Raises DatasetError where an earlier attempt at this block came out differently. Its certificate may have:
+        that attempt may have been of a run that was certified by another oracle, or not at all."""
         earlier = self.load(state.info.key)
-        if earlier is not None and earlier.info != state.info and earlier.info.unit_sha256 == state.info.unit_sha256:
-            raise DatasetError(different_attempts(state.info))
+        if earlier is not None and earlier.info.unit_sha256 == state.info.unit_sha256:
+            _check_attempts(earlier.info, state.info)
         self.output.write(posixpath.join(self.folder, f"{state.info.key.name}.json"), state.model_dump_json().encode())
 
     def load(self, key: BlockKey) -> BlockState | None:
@@ -102,6 +107,11 @@ class StateStore:
 def are_there(output: Folder, files: Iterable[ShardFile | RejectFile]) -> bool:
     """Whether each file is there with its size."""
     return all(output.size(file.name) == file.bytes for file in files)
+
+
+def _check_attempts(earlier: BlockInfo, info: BlockInfo) -> None:
+    if earlier.without_certificate() != info.without_certificate():
+        raise DatasetError(different_attempts(info))
 
 
 def different_attempts(info: BlockInfo) -> str:

@@ -73,9 +73,23 @@ class RowBlock:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row that is compared with what another stack makes of it: what a person would send to a server, None where
+    that cannot be told."""
+
+    source: int
+    position: int
+    request: dict[str, Any] | None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.source, self.position
+
+
 @dataclass(slots=True)
 class DocumentBlock:
-    """Conversations and texts, parallel to their places."""
+    """Conversations and texts, parallel to their places. `samples` are rows of the block, as they were read."""
 
     key: BlockKey
     sources: list[int] = field(default_factory=list)
@@ -83,3 +97,4 @@ class DocumentBlock:
     documents: list[Document] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     bytes: int = 0
+    samples: list[Sample] = field(default_factory=list)

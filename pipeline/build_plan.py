@@ -6,6 +6,8 @@ from functools import cached_property
 
 from pipeline.block_info import StateStore
 from pipeline.blocks import SourceFile, Unit
+from pipeline.certify.planned import plan_certificate
+from pipeline.certify.sample import choose_units
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig
@@ -15,6 +17,7 @@ from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
 from pipeline.recipe import Recipe, keep_tools, make_dataset_id, make_recipe, make_tools
 from schemas.errors import ConfigError
+from schemas.manifest import Certificate
 from schemas.store import Folder
 
 
@@ -28,6 +31,7 @@ class BuildPlan:
     converters: tuple[Converter, ...]  # by entry of the config's `sources`; a custom one travels with its code
     warnings: tuple[str, ...] = ()
     unflagged_controls: tuple[str, ...] = ()  # control tokens that the tokenizer does not flag special
+    certificate: Certificate | None = None  # empty: that of a block without a sampled row; None: nothing is compared
 
     @cached_property
     def setting_of_source(self) -> tuple[int, ...]:
@@ -36,6 +40,10 @@ class BuildPlan:
     @cached_property
     def urls(self) -> tuple[str, ...]:
         return tuple(file.url for file in self.files)
+
+    @cached_property
+    def sampled_units(self) -> frozenset[int]:
+        return choose_units(self.units)
 
     @property
     def dataset_id(self) -> str:
@@ -67,6 +75,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         converters=tuple(
             make_converter(source.transform, loss_weights=config.loss_weights) for source in config.sources
         ),
+        certificate=plan_certificate(config, tokenizer.kind),
         unflagged_controls=_unflagged(tokenizer.encoder, formatter) if formatter else (),
         warnings=(
             *sources.warnings,

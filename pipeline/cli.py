@@ -16,7 +16,7 @@ BUILT, FAILED, BAD_CONFIG, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EXIT_CODES = """exit codes:
   0  built, or built already
-  1  a failure while building: bad input, a lost worker, a damaged data set
+  1  a failure while building: bad input, a lost worker, a damaged data set, a row that is not what is served
   2  a config or a command that cannot be used; more than half of a source's first rows rejected
   3  more rows rejected than max_reject_fraction allows, or fewer turns with an end token than min_terminated asks for:
      nothing is published"""
@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_preview(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_certify(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
@@ -49,12 +50,16 @@ def _add_config_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=summary, description=summary)
+    _add_config(command)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key, as a.b.0=1"
     )
-    command.set_defaults(run=run)
-    return command
 
 
 def _add_build(commands: Commands) -> None:
@@ -90,6 +95,15 @@ def _add_verify(commands: Commands) -> None:
     command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
     command.add_argument("--deep", action="store_true", help="read every token: hashes, ids, channels, totals")
     command.set_defaults(run=_verify)
+
+
+def _add_certify(commands: Commands) -> None:
+    summary = "compare every row of a data set with what transformers makes of it"
+    command = commands.add_parser("certify", help=summary, description=summary)
+    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_config(command)
+    command.add_argument("-n", type=_positive, metavar="ROWS", help="rows of each source (default: all)")
+    command.set_defaults(run=_certify)
 
 
 def _positive(text: str) -> int:
@@ -171,6 +185,18 @@ def _verify(args: argparse.Namespace) -> int:
         return FAILED
     print("ok" if args.deep else "ok (sizes and footers; --deep reads every token)")
     return BUILT
+
+
+def _certify(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.certify.dataset import certify_dataset
+    from pipeline.certify.report import print_report
+    from pipeline.config import load_config
+
+    report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n)
+    print_report(report, Console())
+    return BUILT if report.is_clean else FAILED
 
 
 def run() -> None:

@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from pipeline.assemble import PackedBlock
 from pipeline.block_info import BlockInfo
-from pipeline.blocks import BlockKey, DocumentBlock, RowBlock
+from pipeline.blocks import BlockKey, DocumentBlock, RowBlock, Sample
 from pipeline.tokenize import TokenBlock
 from pipeline.turns import TurnAudit
 from schemas.conversation import Conversation, Document, Message, TextDocument, ToolCall
+from schemas.manifest import Certificate
 from schemas.rejects import Reason, Reject
 from schemas.shard import Packs
 
@@ -48,11 +49,14 @@ class RowBlockCoder(beam.coders.Coder):  # type: ignore[misc]
 
 class DocumentBlockCoder(beam.coders.Coder):  # type: ignore[misc]
     def encode(self, block: DocumentBlock) -> bytes:
-        return _write(_head(block), _table(block, "documents", lambda each: json.dumps(each, default=_as_dict)))
+        documents = _table(block, "documents", lambda each: json.dumps(each, default=_as_dict))
+        return _write(_head(block), documents, _samples(block.samples))
 
     def decode(self, encoded: bytes) -> DocumentBlock:
-        head, table = _read(encoded)
-        return DocumentBlock(**_facts(head), **_columns(table, _load_document))
+        head, table, samples = _read(encoded)
+        places = _columns(samples, json.loads)
+        made = [Sample(*sample) for sample in zip(*places.values(), strict=True)]
+        return DocumentBlock(**_facts(head), **_columns(table, _load_document), samples=made)
 
     def estimate_size(self, block: DocumentBlock) -> int:
         return min(block.bytes, LARGEST)
@@ -134,6 +138,8 @@ def _head(block: RowBlock | DocumentBlock | TokenBlock | PackedBlock) -> pa.Reco
     facts = {name: value for name, value in _as_dict(block).items() if isinstance(value, int | dict)}
     if isinstance(block, TokenBlock | PackedBlock):
         facts["turns"] = block.turns.model_dump()
+    if isinstance(block, TokenBlock | PackedBlock) and block.certificate is not None:
+        facts["certificate"] = block.certificate.model_dump()
     rejects = pa.RecordBatch.from_pylist([_as_dict(reject) for reject in block.rejects], REJECTS)
     return rejects.replace_schema_metadata({METADATA: json.dumps({**facts, "key": _as_dict(block.key)})})
 
@@ -145,8 +151,16 @@ def _facts(head: pa.RecordBatch) -> dict[str, Any]:
     if "rows" in facts:
         facts["rows"] = {int(source): count for source, count in facts["rows"].items()}
         facts["turns"] = TurnAudit.model_validate(facts["turns"])
+    if "certificate" in facts:
+        facts["certificate"] = Certificate(**facts["certificate"])
     facts["rejects"] = [Reject(**{**reject, "reason": Reason(reject["reason"])}) for reject in head.to_pylist()]
     return facts
+
+
+def _samples(samples: list[Sample]) -> pa.RecordBatch:
+    places = {name: pa.array([getattr(each, name) for each in samples], pa.int64()) for name in ("source", "position")}
+    requests = pa.array([json.dumps(sample.request).encode() for sample in samples], pa.large_binary())
+    return pa.record_batch({**places, "request": requests})
 
 
 def _table(block: RowBlock | DocumentBlock, name: str, dump: Callable[[Any], str]) -> pa.RecordBatch:

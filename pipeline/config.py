@@ -201,6 +201,8 @@ class BuildConfig(Settings):
     max_line_bytes: ByteSize = 64 * 2**20
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_terminated: Annotated[float, Field(ge=0, le=1)] = 0.99
+    certify: Literal["transformers", "none"] | None = None  # null: transformers where it is installed
+    allow_differences: bool = False
 
     @property
     def day(self) -> str:

@@ -21,12 +21,17 @@ def find_published(plan: BuildPlan) -> Manifest | None:
     if manifest.id == plan.dataset_id:
         return manifest if _is_whole(plan, manifest) else None
     advice = "give another folder with --set output=..., or remove this one first"
+    raise ConfigError(f"{plan.output.shown} holds {what_differs(plan, manifest)}: {advice}")
+
+
+def what_differs(plan: BuildPlan, manifest: Manifest) -> str:
+    """Why a data set is not the planned one."""
     if manifest.recipe_id != plan.recipe.id:
         differences = "; ".join(_differences(manifest.config, resolved_config(plan.recipe.config)))
         differences = differences or "the tokenizer, the template, a custom module or packline itself"
-        raise ConfigError(f"{plan.output.shown} holds a data set of another recipe ({differences}): {advice}")
+        return f"a data set of another recipe ({differences})"
     changes = "; ".join(_source_changes(manifest.sources, plan))
-    raise ConfigError(f"{plan.output.shown} holds this recipe's data set of other sources ({changes}): {advice}")
+    return f"this recipe's data set of other sources ({changes})"
 
 
 def _is_whole(plan: BuildPlan, manifest: Manifest) -> bool:

@@ -95,14 +95,14 @@ def first_rows(plan: BuildPlan, setting: int, count: int) -> Iterator[RowBlock]:
         if unit.stretches[0].file.setting != setting:
             continue
         for block in read_blocks(unit, size, config.max_line_bytes):
-            kept = _cut(block, count)
+            kept = first_of(block, count)
             count -= len(kept.rows) + len(kept.rejects)
             yield kept
             if not count:
                 return
 
 
-def _cut(block: RowBlock, count: int) -> RowBlock:
+def first_of(block: RowBlock, count: int) -> RowBlock:
     """The first `count` rows of a block, rejects among them, in the order of their places."""
     places = [*zip(block.sources, block.positions, strict=True), *((r.source, r.position) for r in block.rejects)]
     chosen = set(sorted(places)[:count])

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from pipeline.block_info import BlockInfo, different_attempts
 from pipeline.blocks import SourceFile
+from pipeline.certify.differences import refuse_differences
 from pipeline.failures import BudgetExceeded
 from pipeline.recipe import Recipe, load_tools, make_dataset_id, resolved_config
 from pipeline.serving import write_tokenizer_folder
@@ -14,6 +15,7 @@ from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import DatasetError
 from schemas.manifest import (
     MANIFEST,
+    Certificate,
     Channels,
     Holdout,
     Manifest,
@@ -24,6 +26,7 @@ from schemas.manifest import (
     TokenizerFacts,
     Totals,
     Turns,
+    add_certificates,
     add_histograms,
     add_turns,
     load_manifest,
@@ -48,6 +51,9 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
     check_terminated(
         TurnAudit(counts=manifest.turns.sources, open_turns=open_turns), files, recipe, "Nothing is published"
     )
+    if manifest.certificate:
+        urls = [file.url for file in files]
+        refuse_differences(manifest.certificate, urls, allowed=recipe.config.allow_differences)
     _check_files(blocks, output)
     write_tokenizer_folder(recipe, load_tools(recipe), output)
     if not output.create(MANIFEST, manifest.encode()):
@@ -138,7 +144,15 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
             straddling=sum(info.straddling for info in blocks),
         ),
         fill=round(tokens / (packs * config.seq_len), 6) if packs else 0.0,
+        certificate=_certificate(blocks),
     )
+
+
+def _certificate(blocks: Sequence[BlockInfo]) -> Certificate | None:
+    """Either all blocks of a run have one, or none has."""
+    parts = [info.certificate for info in blocks if info.certificate is not None]
+    assert len(parts) in (0, len(blocks))
+    return add_certificates(parts) if parts else None
 
 
 def _template_facts(recipe: Recipe) -> TemplateFacts | None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from pipeline.build_plan import BuildPlan
 from pipeline.launch import BuildResult
 from pipeline.progress import StateReader
-from schemas.manifest import MANIFEST, Manifest, TurnCounts, load_manifest
+from schemas.manifest import MANIFEST, Certificate, Manifest, TurnCounts, load_manifest
 from schemas.policy import LossPolicy
 
 
@@ -44,6 +44,8 @@ def facts_table(manifest: Manifest, policy: LossPolicy) -> Table:
             table.add_row(name, f"{count:,}")
     table.add_row("packs", f"{totals.packs:,} of {manifest.seq_len:,} tokens in {len(manifest.shards)} shard(s)")
     table.add_row("fill", f"{manifest.fill:.2%}")
+    certificate = manifest.certificate
+    table.add_row("certified", _certified(certificate) if certificate else "no")
     if manifest.holdout:
         rows = sum(shard.documents for shard in manifest.holdout.shards)
         table.add_row("holdout", f"{rows:,} documents in {len(manifest.holdout.shards)} shard(s)")
@@ -80,6 +82,11 @@ def turn_warnings(manifest: Manifest) -> Iterator[str]:
             f"{turns.cut:,} turns are cut at seq_len and have no end; `--set too_long=truncate_turns` drops whole "
             "turns instead"
         )
+
+
+def _certified(certificate: Certificate) -> str:
+    equal = f"{certificate.passed:,} of {certificate.compared:,} rows equal"
+    return f"{equal} to {certificate.shown_versions} ({certificate.level})"
 
 
 def print_plan(plan: BuildPlan, console: Console) -> None:

@@ -4,12 +4,18 @@ import json
 from typing import Any
 
 from pipeline.chat.formatter import ChatFormatter
+from pipeline.golden import make_golden
 from pipeline.recipe import Recipe, Tools, given_variables
+from schemas.golden import GOLDEN
 from schemas.store import Folder
 
 
 def write_tokenizer_folder(recipe: Recipe, tools: Tools, output: Folder) -> None:
-    for name, data in sorted(serving_files(recipe, tools).items()):
+    files = serving_files(recipe, tools)
+    golden = make_golden(recipe, tools.formatter) if tools.formatter else None
+    if golden is not None:
+        files[GOLDEN] = golden.encode()
+    for name, data in sorted(files.items()):
         output.ensure(f"tokenizer/{name}", data)
 
 

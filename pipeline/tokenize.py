@@ -16,6 +16,7 @@ from pipeline.shorten import drop_last_turns
 from pipeline.turns import TurnAudit, audit_turns
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
 from schemas.conversation import Conversation, Document, TextDocument
+from schemas.manifest import Certificate
 from schemas.rejects import Reason, Reject, RejectRow
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -39,6 +40,7 @@ class TokenBlock:
     truncated: int = 0
     straddling: int = 0
     turns: TurnAudit = field(default_factory=TurnAudit)
+    certificate: Certificate | None = None
 
     def __len__(self) -> int:
         return len(self.sources)

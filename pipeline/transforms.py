@@ -18,9 +18,10 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from pipeline.assemble import PackedBlock, PackSettings, pack_documents
-from pipeline.block_info import BlockInfo, BlockState, StateStore, unit_sha256
+from pipeline.block_info import BlockInfo, BlockState, unit_sha256
 from pipeline.blocks import BlockKey, DocumentBlock, RowBlock, Unit
 from pipeline.build_plan import BuildPlan
+from pipeline.certify.steps import certify_block, sample_requests
 from pipeline.coders import register_coders
 from pipeline.convert import convert_rows
 from pipeline.failures import BlockFailure, BudgetExceeded
@@ -65,7 +66,7 @@ class ReadBlocks(beam.DoFn):  # type: ignore[misc]
 
     def process(self, unit: Unit) -> Iterator[Any]:
         try:
-            finished = _finished_blocks(self.plan.state, unit)
+            finished = _finished_blocks(self.plan, unit)
             yield from (beam.pvalue.TaggedOutput(FINISHED, info) for info in finished)
             if not (finished and finished[-1].last):
                 yield from self._read(unit, len(finished))
@@ -81,15 +82,21 @@ class ReadBlocks(beam.DoFn):  # type: ignore[misc]
             yield block
 
 
-def _finished_blocks(state: StateStore, unit: Unit) -> list[BlockInfo]:
+def _finished_blocks(plan: BuildPlan, unit: Unit) -> list[BlockInfo]:
     """The first blocks of a unit that need not be computed again."""
     finished: list[BlockInfo] = []
     while not (finished and finished[-1].last):
-        found = state.load_whole(BlockKey(unit.index, len(finished), last=False), unit)
-        if found is None:
+        found = plan.state.load_whole(BlockKey(unit.index, len(finished), last=False), unit)
+        if found is None or not _is_certified(found.info, plan):
             break
-        finished.append(found.info)
+        finished.append(found.info if plan.certificate else found.info.without_certificate())
     return finished
+
+
+def _is_certified(info: BlockInfo, plan: BuildPlan) -> bool:
+    """Whether a block has the certificate that this run wants, if any."""
+    wanted, found = plan.certificate, info.certificate
+    return wanted is None or (found is not None and found.is_of(wanted))
 
 
 class Step(beam.DoFn):  # type: ignore[misc]
@@ -109,13 +116,16 @@ class Step(beam.DoFn):  # type: ignore[misc]
 
 
 def _convert(block: RowBlock, plan: BuildPlan) -> DocumentBlock:
+    samples = sample_requests(block, plan)
     made = convert_rows(block, plan.converters, plan.setting_of_source)
+    made.samples = samples
     _count("convert", documents=len(made.documents), rejects=len(made.rejects) - len(block.rejects))
     return made
 
 
 def _tokenize(block: DocumentBlock, plan: BuildPlan) -> TokenBlock:
     made = tokenize_documents(block, load_tools(plan.recipe).documents)
+    made.certificate = certify_block(block, made, plan)
     _count("tokenize", documents=len(made), tokens=len(made.input_ids), rejects=len(made.rejects) - len(block.rejects))
     return made
 

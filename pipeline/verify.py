@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.write import channels_by_source, tokens_per_pack
 from schemas.channels import LEGAL, NO_LOSS
 from schemas.errors import DatasetError
+from schemas.golden import GOLDEN, decode_golden
 from schemas.manifest import Manifest, RejectFile, ShardFile, add_histograms, add_turns, load_manifest
 from schemas.shard import Packs, Shard, map_shard, read_shard
 from schemas.splitmix import mix
@@ -24,6 +25,7 @@ def verify(url: str, *, deep: bool) -> Iterator[str]:
     yield from _check_totals(manifest)
     yield from _check_rejects(folder, manifest, deep)
     yield from _check_template(folder, manifest)
+    yield from _check_golden(folder, manifest)
     training, held_out = Tally(), Tally()
     holdout_shards = manifest.holdout.shards if manifest.holdout else []
     for shards, tally in ((manifest.shards, training), (holdout_shards, held_out)):
@@ -134,6 +136,20 @@ def _check_template(folder: Folder, manifest: Manifest) -> Iterator[str]:
     found = hashlib.sha256(folder.read(name)).hexdigest() if folder.size(name) is not None else "missing"
     if found != manifest.chat_template.sha256:
         yield f"{name}: {found[:12]}, the manifest says {manifest.chat_template.sha256[:12]}"
+
+
+def _check_golden(folder: Folder, manifest: Manifest) -> Iterator[str]:
+    """The golden vectors, where there are any, are those of this template."""
+    name = f"tokenizer/{GOLDEN}"
+    if manifest.chat_template is None or folder.size(name) is None:
+        return
+    try:
+        found = decode_golden(folder.read(name), name).chat_template_sha256
+    except DatasetError as error:
+        yield str(error)
+        return
+    if found != manifest.chat_template.sha256:
+        yield f"{name}: of the template {found[:12]}, the manifest says {manifest.chat_template.sha256[:12]}"
 
 
 def _check_hash(folder: Folder, file: ShardFile | RejectFile) -> Iterator[str]:

@@ -32,6 +32,7 @@ def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: F
         truncated=block.truncated,
         straddling=block.straddling,
         turns=block.turns,
+        certificate=block.certificate,
         shard=_write_packs(block.packs, meta, f"shards/{name}", output),
         holdout=_write_packs(block.holdout, meta, f"holdout/{name}", output),
         reject_file=_write_rejects(block.rejects, f"rejects/{name}", output),

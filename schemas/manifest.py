@@ -1,6 +1,6 @@
 """The manifest: what a data set is made of. Written last; readers trust it and never list a folder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -128,6 +128,43 @@ class Holdout(Record):
     channels: Histogram
 
 
+class Difference(Record):
+    """The first place where a document and its oracle part: token `index` (character, where only text was compared),
+    and the ids from there on."""
+
+    source: Count
+    position: Count
+    index: Count
+    expected: list[TokenId]
+    found: list[TokenId]
+
+
+class Certificate(Record):
+    """A sample of the rows, rendered and tokenized by another stack and compared. `with_control_text` and `passed` are
+    part of `compared`."""
+
+    oracle: Literal["transformers"]
+    level: Literal["ids", "text"]
+    versions: dict[str, str]
+    compared: Count = 0
+    passed: Count = 0
+    with_control_text: Count = 0
+    not_comparable: Count = 0
+    first_difference: Difference | None = None
+
+    @property
+    def differences(self) -> int:
+        return self.compared - self.passed
+
+    @property
+    def shown_versions(self) -> str:
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
+
+    def is_of(self, other: "Certificate") -> bool:
+        """Whether both come from the same oracle."""
+        return (self.oracle, self.level, self.versions) == (other.oracle, other.level, other.versions)
+
+
 class Manifest(Record):
     format: Literal["1"] = "1"
     id: Sha256
@@ -150,6 +187,7 @@ class Manifest(Record):
     turns: Turns
     totals: Totals
     fill: float
+    certificate: Certificate | None
 
     def encode(self) -> bytes:
         return (self.model_dump_json(indent=1) + "\n").encode()
@@ -184,6 +222,15 @@ def add_turns(counts: Iterable[TurnCounts]) -> TurnCounts:
         for name in total:
             total[name] += getattr(count, name)
     return TurnCounts(**total)
+
+
+def add_certificates(parts: Sequence[Certificate]) -> Certificate:
+    """The sum of parts of one oracle; the first difference is that of the first part that has one."""
+    assert all(part.is_of(parts[0]) for part in parts)
+    names = ("compared", "passed", "with_control_text", "not_comparable")
+    sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+    first = next((part.first_difference for part in parts if part.first_difference), None)
+    return parts[0].model_copy(update={**sums, "first_difference": first})
 
 
 def add_histograms(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:

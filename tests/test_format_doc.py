@@ -181,6 +181,7 @@ def make_manifest(shards: Sequence[ShardFile], packs: PackList) -> Manifest:
         turns=Turns(total=TurnCounts(), sources={}),
         totals=Totals(packs=len(packs), documents=len(docs), tokens=tokens, **totals),
         fill=round(tokens / (len(packs) * SEQ_LEN), 6),
+        certificate=None,
     )
 
 
@@ -415,6 +416,7 @@ MANIFEST_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "Object `turns`": (Turns, TurnCounts),
     "Object `totals`": (Totals,),
     "Object `holdout`": (crossing.Holdout,),
+    "Object `certificate`": (crossing.Certificate, crossing.Difference),
 }
 
 CONFIG_SECTIONS: dict[str, type[BaseModel]] = {

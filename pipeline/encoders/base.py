@@ -106,6 +106,12 @@ def _with_white_space(text: str, start: int, end: int, token: AddedToken, floor:
     return TokenSpan(start, end, token.id, content)
 
 
+def encode_as_served(encoder: Encoder, text: str) -> npt.NDArray[np.int32]:
+    """int32[n]: as servers encode a rendering: a control token's text is the token, wherever it stands."""
+    controls = TokenFinder(token for token in encoder.added_tokens if token.special)
+    return encoder.encode(text, list(controls.find(text))).ids
+
+
 def join_encoded(text_length: int, controls: Sequence[TokenSpan], pieces: Sequence[Encoded]) -> Encoded:
     """Put control tokens between the pieces of text around them; there is one piece more than there are controls."""
     assert len(pieces) == len(controls) + 1

@@ -43,6 +43,9 @@ def test_same_bytes_with_any_workers_repeats_and_kills(project: Path) -> None:
     expected = data_files(project / "out")
     units = {state["info"]["unit"] for state in finished_states(project / "out")}
     assert len(units) >= 10
+    certificate = json.loads(expected["manifest.json"])["certificate"]
+    assert 16 * len(units) <= certificate["compared"] == certificate["passed"] <= 600
+    assert "rows equal to transformers" in clean.stdout
 
     ways = {
         "three": ["--workers", "3"],

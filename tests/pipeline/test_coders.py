@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.assemble import PackedBlock
 from pipeline.block_info import BlockInfo
-from pipeline.blocks import BlockKey, DocumentBlock, RowBlock
+from pipeline.blocks import BlockKey, DocumentBlock, RowBlock, Sample
 from pipeline.coders import (
     LARGEST,
     BlockInfoCoder,
@@ -26,7 +26,7 @@ from pipeline.coders import (
 from pipeline.tokenize import TokenBlock
 from pipeline.turns import OpenTurn, TurnAudit
 from schemas.conversation import MESSAGE_ROLES, Conversation, Document, Message, TextDocument, ToolCall
-from schemas.manifest import RejectFile, ShardFile, TurnCounts
+from schemas.manifest import Certificate, Difference, RejectFile, ShardFile, TurnCounts
 from schemas.rejects import Reason, Reject
 from schemas.shard import Packs
 
@@ -96,6 +96,27 @@ def filled(draw: st.DrawFn, make: Callable[..., Entry], name: str, values: st.Se
     return make(draw(KEYS), rejects=draw(REJECTS), bytes=draw(COUNTS), **lists)
 
 
+DIFFERENCES = st.builds(
+    Difference, source=COUNTS, position=COUNTS, index=COUNTS, expected=st.lists(COUNTS), found=st.lists(COUNTS)
+)
+CERTIFICATES = st.none() | st.builds(
+    Certificate,
+    oracle=st.just("transformers"),
+    level=st.sampled_from(["ids", "text"]),
+    versions=st.dictionaries(TEXTS, TEXTS),
+    compared=COUNTS,
+    first_difference=st.none() | DIFFERENCES,
+)
+SAMPLES = st.lists(st.builds(Sample, COUNTS, COUNTS, st.none() | OBJECTS), max_size=3)
+
+
+@st.composite
+def document_blocks(draw: st.DrawFn) -> DocumentBlock:
+    block = draw(filled(DocumentBlock, "documents", DOCUMENTS))
+    block.samples = draw(SAMPLES)
+    return block
+
+
 @st.composite
 def token_blocks(draw: st.DrawFn) -> TokenBlock:
     tokens, documents = draw(st.integers(0, 9)), draw(st.integers(0, 4))
@@ -114,6 +135,7 @@ def token_blocks(draw: st.DrawFn) -> TokenBlock:
         truncated=draw(COUNTS),
         straddling=draw(COUNTS),
         turns=draw(AUDITS),
+        certificate=draw(CERTIFICATES),
     )
 
 
@@ -133,7 +155,7 @@ def some_packs(draw: st.DrawFn) -> Packs:
 
 
 ROW_BLOCKS = filled(RowBlock, "rows", OBJECTS)
-DOCUMENT_BLOCKS = filled(DocumentBlock, "documents", DOCUMENTS)
+DOCUMENT_BLOCKS = document_blocks()
 PACKED_BLOCKS = st.builds(
     PackedBlock,
     key=KEYS,
@@ -145,6 +167,7 @@ PACKED_BLOCKS = st.builds(
     truncated=COUNTS,
     straddling=COUNTS,
     turns=AUDITS,
+    certificate=CERTIFICATES,
 )
 FILES = st.none() | st.builds(
     ShardFile, name=st.just("shards/a.arrow"), bytes=COUNTS, sha256=SHA, packs=COUNTS, documents=COUNTS, tokens=COUNTS
@@ -166,6 +189,7 @@ BLOCK_INFOS = st.builds(
     truncated=COUNTS,
     straddling=COUNTS,
     turns=AUDITS,
+    certificate=CERTIFICATES,
     shard=FILES,
     holdout=FILES,
     reject_file=REJECT_FILES,
@@ -212,8 +236,11 @@ CODERS: dict[str, Any] = {
 }
 BLOCKS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bool]]] = {
     "rows": (ROW_BLOCKS, lambda block: len(block.rows) > 1 and any(block.rows) and len(block.rejects) > 0),
-    "documents": (DOCUMENT_BLOCKS, lambda block: any(map(has_call, block.documents))),
-    "tokens": (token_blocks(), lambda block: block.weight is not None and len(block) > 1 and len(block.rejects) > 0),
+    "documents": (DOCUMENT_BLOCKS, lambda block: any(map(has_call, block.documents)) and len(block.samples) > 1),
+    "tokens": (
+        token_blocks(),
+        lambda block: block.weight is not None and len(block) > 1 and block.certificate is not None,
+    ),
     "packs": (PACKED_BLOCKS, lambda block: bool(block.packs or block.holdout)),
     "info": (BLOCK_INFOS, lambda info: info.shard is not None and len(info.rejects) > 0),
 }
@@ -256,12 +283,30 @@ def full_packs(seq_len: int, weight: bool) -> Packs:
 
 
 KEY = BlockKey(3, 1, True)
+CERTIFICATE = Certificate(
+    oracle="transformers",
+    level="ids",
+    versions={"transformers": "5.0"},
+    compared=2,
+    passed=1,
+    with_control_text=1,
+    not_comparable=3,
+    first_difference=Difference(source=1, position=2**40, index=3, expected=[1, 2], found=[]),
+)
+SAMPLES_OF_TWO = [Sample(7, 2**40, {"messages": [{"content": "\u20ac"}], "tools": None}), Sample(8, 0, None)]
 FACTS: dict[str, Any] = {"key": KEY, "rejects": [Reject(7, 2**40, Reason.TOO_LONG, "\u20ac")], "bytes": 2**41}
 TURNS = TurnAudit(
     counts={"10": TurnCounts(trained=7, terminated=6, reasoning_dropped=5, not_served=4, cut=3), "9": TurnCounts()},
     open_turns=(OpenTurn(source=10, position=2**40, message=3, trained_ids=(1, 2), following_ids=()),),
 )
-COUNTED: dict[str, Any] = {**FACTS, "rows": {10: 4, 9: 1}, "truncated": 5, "straddling": 6, "turns": TURNS}
+COUNTED: dict[str, Any] = {
+    **FACTS,
+    "rows": {10: 4, 9: 1},
+    "truncated": 5,
+    "straddling": 6,
+    "turns": TURNS,
+    "certificate": CERTIFICATE,
+}
 FULL_MESSAGE = Message(
     "assistant",
     "a",
@@ -281,7 +326,13 @@ FULL_DOCUMENTS: list[Document] = [
 IDS = np.arange(5, dtype=np.int32)
 EXAMPLES: dict[str, Any] = {  # not made anew: a shuffle must give others, a fused step the very same
     "rows": RowBlock(**FACTS, sources=[7, 8], positions=[0, 2**40], rows=[{"messages": [{"x": 0.1}]}, {}]),
-    "documents": DocumentBlock(**FACTS, sources=[7, 8], positions=[0, 2**40], documents=FULL_DOCUMENTS),
+    "documents": DocumentBlock(
+        **FACTS,
+        sources=[7, 8],
+        positions=[0, 2**40],
+        documents=FULL_DOCUMENTS,
+        samples=SAMPLES_OF_TWO,
+    ),
     "tokens": TokenBlock(
         **COUNTED,
         input_ids=IDS,
@@ -306,6 +357,7 @@ EXAMPLES: dict[str, Any] = {  # not made anew: a shuffle must give others, a fus
         truncated=8,
         straddling=9,
         turns=TURNS,
+        certificate=CERTIFICATE,
         shard=ShardFile(name="a", bytes=1, sha256="1" * 64, packs=2, documents=3, tokens=4),
         holdout=None,
         reject_file=RejectFile(name="b", bytes=1, sha256="2" * 64, rows=2),

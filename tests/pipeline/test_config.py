@@ -134,6 +134,8 @@ def test_a_custom_function_is_named_by_module_and_name(name: str) -> None:
 CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "output": ({"output": "elsewhere"}, False),
     "max_reject_fraction": ({"max_reject_fraction": 0.5}, False),
+    "certify": ({"certify": "none"}, False),
+    "allow_differences": ({"allow_differences": True}, False),
     "path of a source": ({"sources": [{"path": "other.jsonl", "transform": {"type": "text"}}]}, False),
     "seq_len": ({"seq_len": 65}, True),
     "seed": ({"seed": 1}, True),

@@ -146,6 +146,7 @@ def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Any]:
         "turns": {"total": {**TURNS}, "sources": {"0": {**TURNS}, "1": {}}},
         "totals": {"rows": 13, "rejects": 2, "truncated": 0, "straddling": 0, **sums},
         "fill": 0.75,
+        "certificate": None,
     }
 
 

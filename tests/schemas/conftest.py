@@ -47,6 +47,7 @@ def manifest_values() -> dict[str, Any]:
             "straddling": 0,
         },
         "fill": 0.625,
+        "certificate": None,
     }
 
 

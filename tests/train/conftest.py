@@ -114,6 +114,7 @@ def build_manifest(packs: Dataset, shards: list[ShardFile], seq_len: int) -> Man
             straddling=0,
         ),
         fill=tokens / (len(packs) * seq_len) if packs else 0.0,
+        certificate=None,
     )
 
 

@@ -1,0 +1,158 @@
+"""Our ids of a row against those of the other stack."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.certify.oracle import Oracle
+from pipeline.certify.raw_rows import Request
+from pipeline.encoders.base import encode_as_served
+from pipeline.recipe import Recipe, Tools
+from pipeline.tokenize import TokenBlock
+from schemas.conversation import Conversation, Document, TextDocument
+from schemas.manifest import Certificate, Difference
+
+Ids: TypeAlias = npt.NDArray[np.int32]
+Pieces: TypeAlias = list[Ids]
+"""The documents that a row gave, in order."""
+
+Place: TypeAlias = tuple[int, int]
+"""A row's source and position."""
+
+Piece: TypeAlias = tuple[int, int, int]
+"""A document's source, position and piece."""
+
+SHOWN = 8
+"""Ids of either side that a difference keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the other stack gives, and what we have: ids, or code points where only text is compared."""
+
+    expected: list[int]
+    found: list[int]
+    with_control_text: bool
+
+    @property
+    def index(self) -> int | None:
+        """Where they part; None where they are equal."""
+        pairs = enumerate(zip_longest(self.expected, self.found))
+        return next((index for index, (one, other) in pairs if one != other), None)
+
+
+class Comparer:
+    def __init__(self, recipe: Recipe, tools: Tools, oracle: Oracle) -> None:
+        self._formatter = tools.formatter
+        self._encoder = tools.formatter.encoder if tools.formatter else tools.tokenizer.encoder
+        self._controls = [token for token in self._encoder.added_tokens if token.special]
+        end_ids = tools.formatter.end_ids if tools.formatter else []
+        self._ends = {token.id: token.content for token in self._controls if token.id in end_ids}
+        self._oracle = oracle
+        config = recipe.config
+        self._seq_len = config.seq_len
+        self._cut = config.seq_len if config.too_long == "truncate" else None
+        self._drops_turns = config.too_long == "truncate_turns"
+
+    def compare(self, request: Request, document: Document, pieces: Pieces) -> Comparison | None:
+        """`pieces` are the ids of the document as they are trained on. None where there is nothing to compare."""
+        found = (_joined(pieces) if isinstance(document, TextDocument) else pieces[-1]).tolist()
+        if isinstance(document, TextDocument) != ("text" in request):
+            return Comparison([], found, False)
+        typed = self._has_control_text(request)
+        if isinstance(document, TextDocument):
+            return self._compare_text(request["text"], found, typed)
+        try:
+            text = self._oracle.render(request)
+        except Exception:  # the template refuses there what it takes here
+            return Comparison([], found, typed)
+        return self._compare_rendering(text, document, found, typed)
+
+    def _compare_text(self, text: str, found: list[int], typed: bool) -> Comparison | None:
+        if self._oracle.encode is None or self._oracle.encode_document is None:
+            return None
+        if typed:
+            return Comparison(self._oracle.encode(text), encode_as_served(self._encoder, text).tolist(), True)
+        return Comparison(self._truncated(self._oracle.encode_document(text), found), found, False)
+
+    def _compare_rendering(self, text: str, document: Conversation, found: list[int], typed: bool) -> Comparison | None:
+        """The last piece of a split history is the whole conversation; one that lost its last turns is another."""
+        assert self._formatter is not None
+        ends = self._ends if typed or not text.rstrip().endswith(tuple(self._ends.values())) else {}
+        if self._oracle.encode is None:
+            own = self._formatter.render(document).plain
+            closing = next((end for end in ends.values() if own == text + end), "")
+            return Comparison(_codes(text + closing), _codes(own), typed)
+        expected = self._oracle.encode(text)
+        if self._drops_turns and len(expected) > self._seq_len:
+            return None
+        if typed:
+            found = encode_as_served(self._encoder, self._formatter.render(document).plain).tolist()
+        if len(found) == len(expected) + 1 and found[-1] in ends:
+            expected = [*expected, found[-1]]  # the token that closes a turn which the template left open
+        return Comparison(expected if typed else self._truncated(expected, found), found, typed)
+
+    def _truncated(self, expected: list[int], found: list[int]) -> list[int]:
+        return expected[: self._cut] if len(found) == self._cut else expected
+
+    def _has_control_text(self, request: Request) -> bool:
+        texts = list(_strings(request))
+        return any(token.content in text for token in self._controls for text in texts)
+
+
+def _codes(text: str) -> list[int]:
+    return list(map(ord, text))
+
+
+def _strings(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _strings(list(value))
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def ids_by_row(block: TokenBlock) -> dict[Place, Pieces]:
+    places = zip(block.sources.tolist(), block.positions.tolist(), block.pieces.tolist(), strict=True)
+    return pieces_by_row(dict(zip(places, np.split(block.input_ids, block.offsets[1:-1]), strict=False)))
+
+
+def pieces_by_row(documents: Mapping[Piece, Ids]) -> dict[Place, Pieces]:
+    rows: dict[Place, Pieces] = {}
+    for source, position, piece in sorted(documents):
+        rows.setdefault((source, position), []).append(documents[source, position, piece])
+    return rows
+
+
+def _joined(pieces: Pieces) -> Ids:
+    """The one text that was split: each piece but the first begins with the last token of the one before."""
+    return np.concatenate([pieces[0], *(ids[1:] for ids in pieces[1:])])
+
+
+def add_comparison(certificate: Certificate, place: Place, seen: Comparison | None) -> Certificate:
+    """The certificate with one more row."""
+    if seen is None:
+        return certificate.model_copy(update={"not_comparable": certificate.not_comparable + 1})
+    update: dict[str, object] = {
+        "compared": certificate.compared + 1,
+        "passed": certificate.passed + (seen.index is None),
+        "with_control_text": certificate.with_control_text + seen.with_control_text,
+    }
+    if seen.index is not None and certificate.first_difference is None:
+        update["first_difference"] = _difference(certificate, place, seen, seen.index)
+    return certificate.model_copy(update=update)
+
+
+def _difference(certificate: Certificate, place: Place, seen: Comparison, index: int) -> Difference:
+    """Text itself is never kept."""
+    shown = slice(index, index + SHOWN if certificate.level == "ids" else index)
+    return Difference(
+        source=place[0], position=place[1], index=index, expected=seen.expected[shown], found=seen.found[shown]
+    )

@@ -1,0 +1,47 @@
+"""Which rows are compared: some of every unit, chosen by a hash of their place, and a bounded number in a run."""
+
+import hashlib
+import heapq
+from collections.abc import Sequence
+
+from pipeline.blocks import RowBlock, Unit
+
+LEAST = 16
+"""Rows of a unit that is sampled, where it has so many."""
+
+MOST = 2000
+"""Rows of a run."""
+
+
+def choose_units(units: Sequence[Unit]) -> frozenset[int]:
+    """All units or, where there are too many for LEAST rows of each, some of them by a hash of where they begin."""
+    return frozenset(unit.index for unit in heapq.nsmallest(MOST // LEAST, units, key=_unit_hash))
+
+
+def block_quota(units: int, block: int, *, last: bool) -> int:
+    """Rows of a block, where `units` are sampled. Nobody knows in advance how many blocks a unit gives, so each takes
+    half of what the earlier ones have left of the unit's share, the last block all of it."""
+    share = MOST // units
+    first = share if last else max(LEAST, share // 2)
+    if block == 0:
+        return first
+    left = (share - max(LEAST, share // 2)) >> (block - 1)
+    return left if last else left // 2
+
+
+def choose_rows(block: RowBlock, urls: Sequence[str], count: int) -> list[int]:
+    """Indices into the block's rows, in the order of the hashes of their places."""
+    hashes = (
+        place_hash(urls[source], position) for source, position in zip(block.sources, block.positions, strict=True)
+    )
+    return [index for _, index in heapq.nsmallest(count, ((value, index) for index, value in enumerate(hashes)))]
+
+
+def _unit_hash(unit: Unit) -> bytes:
+    first = unit.stretches[0]
+    return place_hash(first.file.url, first.start)
+
+
+def place_hash(url: str, position: int) -> bytes:
+    """Not the hash that chooses the holdout: held-out rows would be compared more often than others."""
+    return hashlib.sha256(f"certify\0{url}\0{position}".encode()).digest()
