@@ -1,5 +1,6 @@
 """A build, planned: what will be read, by which units, under which recipe, and what it is called."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
-from pipeline.recipe import Recipe, keep_tools, make_dataset_id, make_recipe, make_tools
+from pipeline.recipe import Recipe, Tools, keep_tools, make_dataset_id, make_recipe, make_tools
 from schemas.errors import ConfigError
 from schemas.store import Folder
 
@@ -69,12 +70,24 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         unflagged_controls=_unflagged(tokenizer.encoder, formatter) if formatter else (),
         warnings=(
             *sources.warnings,
+            *tokenizer.warnings,
+            *_parse_warning(config, tools),
             *(
                 f"the chat template calls {name}, which is not traced: its result counts as row text"
                 for name in uncovered
             ),
         ),
     )
+
+
+def _parse_warning(config: BuildConfig, tools: Tools) -> Iterator[str]:
+    if config.control_tokens.mode == "parse":
+        names = [token.content for token in tools.documents.encoder.added_tokens if token.special]
+        shown = " ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+        yield (
+            f"control_tokens: parse: a row that holds the text of one of {len(names)} control tokens ({shown}) gets "
+            "the token itself, so whoever writes rows can forge turns; literal keeps it text, reject rejects the row"
+        )
 
 
 def _unflagged(encoder: Encoder, formatter: ChatFormatter) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.blocks import BlockKey, DocumentBlock
+from pipeline.chat.control_tokens import check_no_control_token
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.config import BuildConfig
 from pipeline.encoders.base import Encoder, EncodingFailed
@@ -42,18 +43,23 @@ class TokenBlock:
 
 
 class DocumentTokenizer:
-    """Applies the config's rules: `too_long`, the loss policy, weights. `formatter` may be None for text alone."""
+    """Applies the config's rules: `too_long`, control tokens, the loss policy, weights. `formatter` may be None for
+    text alone."""
 
     def __init__(self, config: BuildConfig, encoder: Encoder, formatter: ChatFormatter | None) -> None:
         self.seq_len = config.seq_len
         self.too_long = config.too_long
         self.loss_weights = config.loss_weights
         self._trained = config.loss_policy.table()
-        self._encoder = encoder
+        self.encoder = encoder
         self._formatter = formatter
+        self._mode = config.control_tokens.mode
+        self._controls = [token.content for token in encoder.added_tokens if token.special]
 
     def tokenize(self, document: Document) -> list[Tokens]:
         """The documents that a row gives: one, or several where a text is split. Raises RejectRow."""
+        if self._mode == "reject":
+            check_no_control_token(document, self._controls)
         try:
             tokens = self._tokens(document)
         except UnicodeEncodeError as error:
@@ -70,8 +76,8 @@ class DocumentTokenizer:
             if self._formatter is None:
                 raise RejectRow(Reason.TEMPLATE_ERROR, "the tokenizer has no chat template; set chat_template")
             return self._formatter.format(document)
-        ids = self._encoder.encode_document(document.text)
-        return Tokens(ids, text_channels(len(ids), self._encoder, ids))
+        ids = self.encoder.encode_document(document.text, parse=self._mode == "parse")
+        return Tokens(ids, text_channels(len(ids), self.encoder, ids))
 
     def _fit(self, tokens: Tokens, *, is_text: bool) -> list[Tokens]:
         if len(tokens) <= self.seq_len:

@@ -9,6 +9,7 @@ RECIPE_FIELDS = (
     "seq_len",
     "seed",
     "template_kwargs",
+    "control_tokens",
     "clock",
     "too_long",
     "loss_policy",

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.chat.channels import character_channels, region_numbers, token_channels
+from pipeline.chat.control_tokens import LITERAL, template_tokens, with_chosen_controls
 from pipeline.chat.probe import choose_tool_arguments, find_border_tokens, find_turn_ends
 from pipeline.chat.regions import (
     Lexemes,
@@ -20,7 +21,8 @@ from pipeline.chat.regions import (
 )
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
-from pipeline.encoders.base import AddedToken, Encoder, TokenFinder, TokenSpan
+from pipeline.config import ControlTokens
+from pipeline.encoders.base import Encoder, TokenSpan
 from schemas.channels import NO_LOSS
 from schemas.conversation import Conversation, Message
 
@@ -61,20 +63,27 @@ class ChatFormatter:
     """A chat template and an encoder that go together. `stop_ids` are the model's own eos ids."""
 
     def __init__(
-        self, template: ChatTemplate, encoder: Encoder, stop_ids: Sequence[int], eos_token: str | None
+        self,
+        template: ChatTemplate,
+        encoder: Encoder,
+        stop_ids: Sequence[int],
+        eos_token: str | None,
+        control_tokens: ControlTokens = LITERAL,
     ) -> None:
+        """Raises ConfigError for tokens of `control_tokens` that the tokenizer does not have."""
         choose_tool_arguments(template)
         added = encoder.added_tokens
         eos = next((token for token in added if token.content == eos_token), None)
         ends = find_turn_ends(template, added, stop_ids, eos)
         self._lexemes = Lexemes(added, ends.tokens)
-        controls = {*ends.tokens, *find_border_tokens(template, added, self._lexemes)}
+        border = find_border_tokens(template, added, self._lexemes)
         self.template = template
-        self.control_tokens = tuple(token for token in added if token.special or token in controls)
-        self.encoder = _with_controls(encoder, self.control_tokens)
+        self.encoder = with_chosen_controls(encoder, ends.tokens, border, control_tokens)
+        self.control_tokens = tuple(token for token in self.encoder.added_tokens if token.special)
+        self._parse = control_tokens.mode == "parse"
         self.end_ids = sorted(token.id for token in ends.tokens)
         self._closing = ends.closing
-        self._controls = TokenFinder(self.control_tokens)
+        self._control_ids = {token.id for token in self.control_tokens}
 
     def format(self, conversation: Conversation) -> Tokens:
         """Raises RejectRow."""
@@ -86,7 +95,7 @@ class ChatFormatter:
         regions = find_regions(rendering, rows, messages, prompt, self._lexemes)
         characters = character_channels(rendering.plain, rows, regions, messages, self._lexemes)
         numbers = region_numbers(len(rendering), regions)
-        encoded = self.encoder.encode(rendering.plain, self._control_spans(rendering, rows))
+        encoded = self.encoder.encode(rendering.plain, None if self._parse else self._control_spans(rendering, rows))
         channel, straddling = token_channels(encoded, characters, rows, numbers)
         channel[:1] |= NO_LOSS
         region_of_token = numbers[np.minimum(encoded.starts, len(rendering) - 1)]
@@ -111,17 +120,8 @@ class ChatFormatter:
 
     def _control_spans(self, rendering: Traced, rows: Sequence[RowSpan]) -> list[TokenSpan]:
         """Control tokens in template text only; typed in content they stay text."""
-        row_text = np.zeros(len(rendering) + 1, np.bool_)
-        for start, end, _ in rows:
-            row_text[start:end] = True
-        found = self._controls.find(rendering.plain)
-        return [span for span in found if not row_text[span.content].any()]
-
-
-def _with_controls(encoder: Encoder, controls: Sequence[AddedToken]) -> Encoder:
-    if all(token.special for token in controls):
-        return encoder
-    return encoder.with_controls([token.content for token in controls])
+        found = template_tokens(rendering.plain, rows, self._lexemes.added)
+        return [span for span in found if span.id in self._control_ids]
 
 
 def _weights(

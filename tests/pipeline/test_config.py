@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.config import BuildConfig, Tokenizer, load_config
-from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
+from pipeline.encoders.load import load_tokenizer
+from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.recipe import make_recipe, resolved_config
 from schemas.errors import ConfigError
 from schemas.policy import DEFAULT_POLICY, PRESETS
@@ -134,6 +135,8 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "holdout": ({"holdout": 0.1}, True),
     "block_bytes": ({"block_bytes": "1MiB"}, True),
     "max_line_bytes": ({"max_line_bytes": "1MiB"}, True),
+    "control_tokens": ({"control_tokens": "reject"}, True),
+    "vocab_size": ({"tokenizer": {**TOKENIZER, "vocab_size": 151936}}, False),
     "template_kwargs": ({"template_kwargs": {"a": 1}}, True),
     "chat_template": ({"chat_template": "chatml"}, True),
     "transform": ({"sources": [{"path": "rows.jsonl", "transform": {"type": "text", "column": "body"}}]}, True),
@@ -143,7 +146,7 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "pattern": ({"tokenizer": {**TOKENIZER, "pattern": r"\s+|\S+"}}, True),
     "preset": ({"tokenizer": {"path": QWEN, "pattern": r"\s+|\S+"}}, True),
     "special_tokens": (
-        {"tokenizer": {**TOKENIZER, "special_tokens": {"<|im_end|>": {"id": 151700}, "<|endoftext|>": {"id": 151701}}}},
+        {"tokenizer": {**TOKENIZER, "special_tokens": {"<|mine|>": {"id": 151700}}}},
         True,
     ),
 }

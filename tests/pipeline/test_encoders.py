@@ -18,7 +18,8 @@ from tokenizers import models, pre_tokenizers
 from pipeline.config import Tokenizer
 from pipeline.encoders.base import AddedToken, Encoded, Encoder, TokenFinder, TokenSpan, gaps, join_encoded
 from pipeline.encoders.huggingface import HuggingFaceEncoder
-from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
+from pipeline.encoders.load import load_tokenizer
+from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.encoders.normalization import nfc_with_origins
 from pipeline.encoders.sentence_pieces import SentencePieceEncoder
 
