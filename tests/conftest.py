@@ -3,23 +3,23 @@
 from pathlib import Path
 
 import pytest
-from model_folders import MissingPackage, write_llama_folder, write_qwen_folder
+from model_folders import MissingPackage, llama_model_folder, qwen_model_folder
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
-def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def qwen_folder() -> Path:
     try:
-        return write_qwen_folder(tmp_path_factory.mktemp("models"))
+        return qwen_model_folder()
     except MissingPackage as missing:
         pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")
-def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def llama_folder() -> Path:
     try:
-        return write_llama_folder(tmp_path_factory.mktemp("models"))
+        return llama_model_folder()
     except MissingPackage as missing:
         pytest.skip(str(missing))
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from pipeline.encoders.base import AddedToken, Encoded, EncodingFailed, TokenSpan, set_controls, tile
+from pipeline.encoders.base import AddedToken, Encoded, TokenSpan, set_controls, tile
 from pipeline.encoders.literal import LiteralTokenizer
 from schemas.errors import ConfigError
 
@@ -30,8 +30,9 @@ class HuggingFaceEncoder:
         self._suffix = [] if eos_id is None else [eos_id]
         self._tokenizer.post_processor = None  # it adds ids that are not in the text, and trims the spans
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self._set_added(read_added_tokens(document))
-        _check_numbers(self.added_tokens, self._tokenizer)
+        added = read_added_tokens(document)
+        _check_numbers(added, self._tokenizer)
+        self._set_added(added)
 
     def _set_added(self, added: Sequence[AddedToken]) -> None:
         self.added_tokens = tuple(added)
@@ -52,29 +53,25 @@ class HuggingFaceEncoder:
         spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
         served = Encoded(np.array(encoding.ids, np.int32), spans[:, 0], spans[:, 1])
         if controls is not None:
-            places = self._places(served, controls)
-            if not places.all() or self._count(served.ids) != self._count([span.id for span in controls]):
-                served = self._encode_literally(text, controls, places)
+            as_meant = self._places(served, controls).all()
+            if not as_meant or self._count(served.ids) != self._count([span.id for span in controls]):
+                served = self._encode_literally(text, controls)
         return tile(served, len(text))
 
-    def _encode_literally(self, text: str, controls: Sequence[TokenSpan], served: npt.NDArray[np.bool_]) -> Encoded:
+    def _encode_literally(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
         """A control token that the tokenizer does not see where it stands (whether it sees a `normalized` one depends
-        on the text around) is text in serving, and here. `served` bool[len(controls)]: what serving makes of each."""
+        on the text around) is text, as in serving."""
         encoded = self._literal.encode(text, controls)
         made = self._places(encoded, controls)
-        if made.all():
-            return encoded
-        if (served & ~made).any():
-            raise EncodingFailed("the tokenizer's normalizer removes what tells control tokens from typed ones")
-        return self._encode_literally(text, list(compress(controls, made)), served[made])
+        return encoded if made.all() else self._encode_literally(text, list(compress(controls, made)))
 
     def _places(self, encoded: Encoded, controls: Sequence[TokenSpan]) -> npt.NDArray[np.bool_]:
-        """bool[len(controls)]: whether the id of each stands where its content begins."""
+        """bool[len(controls)]: whether the id of each stands where its content does."""
         begins = np.array([span.content.start for span in controls], np.int32)
         at = np.searchsorted(encoded.starts, begins, side="right") - 1
         meant = np.array([span.id for span in controls], np.int32)
-        same: npt.NDArray[np.bool_] = meant == np.append(encoded.ids, np.int32(-1))[at]
-        return same
+        there: npt.NDArray[np.bool_] = meant == np.append(encoded.ids, np.int32(-1))[at]
+        return there & (begins < np.append(encoded.ends, np.int32(0))[at])
 
     def _count(self, ids: npt.ArrayLike) -> int:
         """How many control tokens there are in ids."""

@@ -37,12 +37,14 @@ class LiteralTokenizer:
         document = json.loads(self._source)
         _rename(document, {content: self._names[token_id] for token_id, content in self._contents.items()})
         tokenizer = Tokenizer.from_str(json.dumps(document))
+        if tokenizer.normalizer is not None and not tokenizer.normalizer.normalize_str(_name(0)).endswith(_name(0)):
+            raise EncodingFailed("the tokenizer's normalizer removes what tells control tokens from typed ones")
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
 
     def encode(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
-        """Raises EncodingFailed for a text that holds such a name."""
+        """Raises EncodingFailed for a text that holds such a name, and where the normalizer removes them."""
         if _NAME.search(text):
             raise EncodingFailed("the text holds a sequence of noncharacters (U+FDE0, U+FDD0 to U+FDDF)")
         pieces, places, position = [], [], 0

@@ -7,6 +7,7 @@ template text and content merge across their borders as they do in the real voca
 
 import functools
 import importlib.util
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -194,10 +195,11 @@ def _vocabulary() -> str:
 def tokenizer_json(name: str) -> str:
     family = FAMILIES[name]
     document = json.loads(_vocabulary())
-    first = len(document["model"]["vocab"])
+    vocab = document["model"]["vocab"]
+    free = itertools.count(len(vocab))
     document["added_tokens"] = [
         {
-            "id": first + number,
+            "id": vocab[content] if content in vocab else next(free),
             "content": content,
             "special": content in family.special,
             "single_word": False,
@@ -205,7 +207,7 @@ def tokenizer_json(name: str) -> str:
             "rstrip": content in family.rstrip,
             "normalized": False,
         }
-        for number, content in enumerate(dict.fromkeys((*family.special, *family.plain, *family.stops, family.eos)))
+        for content in dict.fromkeys((*family.special, *family.plain, *family.stops, family.eos))
     ]
     return json.dumps(document)
 

@@ -1,10 +1,16 @@
-"""Real tokenizers in the form that model folders have them, made of the rank files that come in packages."""
+"""Real tokenizers, each loaded once a process; and in the form that model folders have them, made of the rank files
+that come in packages."""
 
 import base64
+import functools
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 
+from pipeline.config import Tokenizer
+from pipeline.encoders.load import load_tokenizer
+from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.encoders.presets import PRESETS
 
 
@@ -95,7 +101,19 @@ def trl_template(name: str) -> str:
     return package_file("trl", f"chat_templates/{name}.jinja").read_text("utf-8")
 
 
-def write_qwen_folder(folder: Path) -> Path:
+@functools.cache
+def load_once(path: str, preset: str | None = None) -> LoadedTokenizer:
+    return load_tokenizer(Tokenizer(path=path, preset=preset))
+
+
+@functools.cache
+def _holder() -> "tempfile.TemporaryDirectory[str]":
+    """Goes with the process."""
+    return tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def qwen_model_folder() -> Path:
     """Qwen 2.5 Instruct's tokenizer, with its full table of added tokens and its official template."""
     ranks = read_ranks(package_file("dashscope", "resources/qwen.tiktoken"))
     config = {
@@ -107,7 +125,7 @@ def write_qwen_folder(folder: Path) -> Path:
         "chat_template": trl_template("qwen2_5"),
     }
     return write_model_folder(
-        folder / "Qwen2.5-0.5B-Instruct",
+        Path(_holder().name) / "Qwen2.5-0.5B-Instruct",
         ranks,
         PRESETS["qwen2.5"].pattern,
         added_entries("qwen2.5"),
@@ -118,7 +136,8 @@ def write_qwen_folder(folder: Path) -> Path:
     )
 
 
-def write_llama_folder(folder: Path) -> Path:
+@functools.cache
+def llama_model_folder() -> Path:
     """Llama 3.1 Instruct's tokenizer with its official template."""
     ranks = read_ranks(package_file("llama_models", "llama3/tokenizer.model"))
     config = {
@@ -129,7 +148,7 @@ def write_llama_folder(folder: Path) -> Path:
         "chat_template": trl_template("llama3_1"),
     }
     return write_model_folder(
-        folder / "Llama-3.1-8B-Instruct",
+        Path(_holder().name) / "Llama-3.1-8B-Instruct",
         ranks,
         PRESETS["llama3"].pattern,
         added_entries("llama3"),
