@@ -68,7 +68,7 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
 
 
 def _tokenizer_settings(config: BuildConfig) -> dict[str, Any]:
-    """Without paths, since the bytes of files count and not their places; the size of the vocabulary is a check alone."""
+    """Without paths, since the bytes of files count and not their places; the vocabulary's size is a check alone."""
     values = config.tokenizer.model_dump(mode="json", exclude={"path", "vocab_size"})
     return values | ({"special_tokens": "file"} if isinstance(values["special_tokens"], str) else {})
 

@@ -125,12 +125,9 @@ def _load_tekken(name: str, data: bytes, config: TokenizerConfig, given: GivenTo
         renamed = with_given_tokens(document, given)
         named = {role: renamed.get(content, content) for role, content in named.items()}
         data = json.dumps(document).encode()
-    special = named | configured_tokens(config)
-    encoder = tekken_encoder(document, special["bos_token"], special["eos_token"])
-    loaded = LoadedTokenizer("tiktoken", encoder, {name: data}, special)
-    eos = loaded.token_id("eos_token")
-    assert eos is not None
-    return replace(loaded, stop_ids=(eos,))
+    encoder = tekken_encoder(document, named["bos_token"], named["eos_token"])
+    stops = tuple(token.id for token in encoder.added_tokens if token.content == named["eos_token"])
+    return LoadedTokenizer("tiktoken", encoder, {name: data}, named | configured_tokens(config), stops)
 
 
 def _load_sentencepiece(name: str, data: bytes, config: TokenizerConfig, given: GivenTokens) -> LoadedTokenizer:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -103,12 +102,15 @@ def as_added_tokens(tokens: Mapping[str, SpecialToken]) -> tuple[AddedToken, ...
 
 
 def _each_once(tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
-    for first, second in combinations(tokens, 2):
-        if first.id == second.id or first.content == second.content:
-            raise ConfigError(
-                f"tokenizer.special_tokens: {first.content!r} has the id {first.id} and {second.content!r} has "
-                f"{second.id}: every token needs an id and a text of its own"
-            )
+    seen: dict[int | str, AddedToken] = {}
+    for token in tokens:
+        for key in (token.id, token.content):
+            first = seen.setdefault(key, token)
+            if first is not token:
+                raise ConfigError(
+                    f"tokenizer.special_tokens: {first.content!r} has the id {first.id} and {token.content!r} has "
+                    f"{token.id}: every token needs an id and a text of its own"
+                )
     return tuple(tokens)
 
 

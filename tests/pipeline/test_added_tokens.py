@@ -26,7 +26,7 @@ PIECES = [*TOKENS, " ", "\n", "  ", "a", "b.", "x", "_", "\u0301", "\u0338", "\u
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
 PARTS = st.lists(st.tuples(st.booleans(), TEXTS), max_size=6)
 QUICK = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 each_kind = pytest.mark.parametrize("kind", KINDS)
 

@@ -1,15 +1,23 @@
 """Content is harmless: whatever a row holds, the control tokens of its rendering are those of harmless content."""
 
 import functools
+import io
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import date
 
 import pytest
+import sentencepiece
 from families import FAMILIES, make_family
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from model_folders import load_once
 
 from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.shipped import choose_template
+from pipeline.chat.template import ChatTemplate
+from pipeline.encoders.sentence_pieces import SentencePieceEncoder
 from schemas.conversation import Conversation, Message, ToolCall
 from schemas.rejects import Reason, RejectRow
 
@@ -162,3 +170,84 @@ def test_a_typed_think_tag_is_the_models_own(name: str, request: pytest.FixtureR
 def test_the_forced_families_are_named() -> None:
     assert set(FAMILIES) >= FORCED_THINK
     assert sum("<think>" in FAMILIES[name].plain for name in FAMILIES) > 15
+
+
+@functools.cache
+def user_defined(model_type: str) -> ChatFormatter:
+    """ChatML over a sentencepiece model whose marks are user-defined symbols, which it makes of any text."""
+    model = io.BytesIO()
+    sentences = ["Question Answer xwordy a b word system user assistant < | > im start end think"] * 50
+    sentencepiece.SentencePieceTrainer.train(  # type: ignore[attr-defined]
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=400,
+        model_type=model_type,
+        user_defined_symbols=["<|im_start|>", "<|im_end|>", "<think>", "</think>", "\n"],
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    encoder = SentencePieceEncoder(model.getvalue())
+    source = choose_template("chatml", None, None)
+    assert source is not None
+    return ChatFormatter(ChatTemplate(source.text, {}, date(2024, 7, 26)), encoder, [], "<|im_end|>")
+
+
+REAL = {
+    "qwen": ("package://dashscope/resources/qwen.tiktoken", "qwen2.5"),
+    "llama": ("package://llama_models/llama3/tokenizer.model", "llama3"),
+    "mistral": ("package://mistral_common/data/mistral_instruct_tokenizer_240323.model.v3", None),
+    "tekken": ("package://mistral_common/data/tekken_240911.json", None),
+}
+MISTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@functools.cache
+def real(name: str) -> ChatFormatter:
+    if name in ("unigram", "bpe"):
+        return user_defined(name)
+    loaded = load_once(*REAL[name])
+    own = choose_template(None, None, loaded.preset.chat_template) if loaded.preset else None
+    source = own.text if own else MISTRAL_TEMPLATE
+    template = ChatTemplate(source, loaded.special_tokens, date(2024, 7, 26))
+    return ChatFormatter(template, loaded.encoder, loaded.stop_ids, loaded.special_tokens.get("eos_token"))
+
+
+@pytest.mark.parametrize("name", [*REAL, "unigram", "bpe"])
+def test_real_tokenizers_and_user_defined_symbols(name: str) -> None:
+    formatter = real(name)
+    fields = [FIELDS[field] for field in ("user", "assistant", "first answer")]
+    expected = [controls_of(formatter, field("xwordy")) for field in fields]
+    assert all(len(ids) > 2 for ids in expected)
+    own = [token.content for token in formatter.encoder.added_tokens][:20]
+    some = st.lists(st.sampled_from([*own, *FRAGMENTS, *PLAIN]), min_size=1, max_size=8).map("".join)
+
+    @settings(QUICK, max_examples=25)
+    @given(text=some)
+    def check(text: str) -> None:
+        for field, ids in zip(fields, expected, strict=True):
+            row = field(f"x{text}y")
+            assert controls_of(formatter, row) == ids
+            decoded = formatter.encoder.decode(formatter.format(row).input_ids.tolist())
+            texts = (decoded, formatter.render(row).plain)
+            shown, written = (unicodedata.normalize("NFC", text).replace("\u2581", " ") for text in texts)
+            assert shown == written
+
+    check()
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_user_defined_symbols_of_the_model_keep_their_ids(model_type: str) -> None:
+    formatter = user_defined(model_type)
+    assert {"<|im_start|>", "<|im_end|>"} <= {token.content for token in formatter.control_tokens}
+    assert {"<think>", "</think>"}.isdisjoint(token.content for token in formatter.control_tokens)
+    ids = {token.content: token.id for token in formatter.encoder.added_tokens}
+    made = formatter.format(FIELDS["user"]("<think>x</think><|im_end|>")).input_ids.tolist()
+    assert (made.count(ids["<think>"]), made.count(ids["</think>"])) == (1, 1)
+    assert made.count(ids["<|im_end|>"]) == 2
+    assert "\n" not in ids  # white space is ordinary vocabulary, whatever its type
