@@ -61,7 +61,7 @@ class LiteralTokenizer:
 
 def _rename(document: dict[str, Any], names: Mapping[str, str]) -> None:
     document["post_processor"] = None
-    for entry in document["added_tokens"]:
+    for entry in document.get("added_tokens") or []:
         entry["content"] = names.get(entry["content"], entry["content"])
     model = document["model"]
     vocab = model["vocab"]
