@@ -7,6 +7,7 @@ import importlib.util
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Tokenizer
 from pipeline.encoders.load import load_tokenizer
@@ -101,9 +102,13 @@ def trl_template(name: str) -> str:
     return package_file("trl", f"chat_templates/{name}.jinja").read_text("utf-8")
 
 
+def load_once(path: str, preset: str | None = None, **settings: Any) -> LoadedTokenizer:
+    return _load(Tokenizer(path=path, preset=preset, **settings).model_dump_json())
+
+
 @functools.cache
-def load_once(path: str, preset: str | None = None) -> LoadedTokenizer:
-    return load_tokenizer(Tokenizer(path=path, preset=preset))
+def _load(settings: str) -> LoadedTokenizer:
+    return load_tokenizer(Tokenizer.model_validate_json(settings))
 
 
 @functools.cache
