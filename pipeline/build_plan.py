@@ -15,7 +15,7 @@ from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
-from pipeline.recipe import Recipe, keep_tools, make_dataset_id, make_recipe, make_tools
+from pipeline.recipe import Recipe, Tools, keep_tools, make_dataset_id, make_recipe, make_tools
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
 from schemas.store import Folder
@@ -79,6 +79,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         unflagged_controls=_unflagged(tokenizer.encoder, formatter) if formatter else (),
         warnings=(
             *sources.warnings,
+            *tokenizer.warnings,
+            *_parse_warning(config, tools),
             *(template_warnings(config, formatter.template) if formatter else ()),
         ),
     )
@@ -92,6 +94,16 @@ def template_warnings(config: BuildConfig, template: ChatTemplate) -> Iterator[s
         yield (
             f"the chat template shows today's date, and the config has no clock: every row shows {config.day}. "
             f"Type `clock: {config.day}` to keep that, or another day"
+        )
+
+
+def _parse_warning(config: BuildConfig, tools: Tools) -> Iterator[str]:
+    if config.control_tokens.mode == "parse":
+        names = [token.content for token in tools.documents.encoder.added_tokens if token.special]
+        shown = " ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+        yield (
+            f"control_tokens: parse: a row that holds the text of one of {len(names)} control tokens ({shown}) gets "
+            "the token itself, so whoever writes rows can forge turns; literal keeps it text, reject rejects the row"
         )
 
 

@@ -137,7 +137,7 @@ class Source(Settings):
 
 
 class SpecialToken(Settings):
-    id: int
+    id: Annotated[int, Field(ge=0)]
     special: bool = True
 
 
@@ -145,13 +145,15 @@ class Tokenizer(Settings):
     """A Hugging Face folder, a tiktoken rank file, or a sentencepiece model.
 
     `package://name/path` reads a file out of an installed Python package.
-    `preset` or `pattern` with `special_tokens` say what a bare rank file leaves open.
+    `preset`, or `pattern` with `special_tokens`, says what a bare rank file leaves open. `special_tokens` adds tokens
+    to any tokenizer, or gives others another text; a string is the path of a JSON file. `vocab_size` is the model's.
     """
 
     path: str
     preset: str | None = None
     pattern: str | None = None
-    special_tokens: dict[str, SpecialToken] | None = None
+    special_tokens: str | dict[Annotated[str, Field(min_length=1)], SpecialToken] | None = None
+    vocab_size: Annotated[int, Field(gt=0)] | None = None
     bos_token: str | None = None
     eos_token: str | None = None
     pad_token: str | None = None
@@ -180,6 +182,25 @@ TemplateField = Annotated[
 """The name or the path of a chat template, or a prompt template."""
 
 
+class ControlTokens(Settings):
+    """What becomes of a control token's text in a row: it stays text, the row is rejected, or it becomes the token, as
+    transformers does it. `add` and `remove` change which added tokens are control tokens."""
+
+    mode: Literal["literal", "reject", "parse"] = "literal"
+    add: list[str] = []
+    remove: list[str] = []
+
+
+def _expand_mode(value: Any) -> Any:
+    return {"mode": value} if isinstance(value, str) else value
+
+
+ControlTokensField = Annotated[
+    ControlTokens,
+    BeforeValidator(_expand_mode, json_schema_input_type=Literal["literal", "reject", "parse"] | ControlTokens),
+]
+
+
 class BuildConfig(Settings):
     """What `packline build` makes, and how."""
 
@@ -194,6 +215,7 @@ class BuildConfig(Settings):
     clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] | None = None
     reasoning_history: Literal["as_template", "split"] = "as_template"
     too_long: Literal["reject", "truncate_turns", "truncate", "split"] = "reject"
+    control_tokens: ControlTokensField = ControlTokens()
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -9,7 +9,6 @@ from pipeline.chat.formatter import ChatFormatter
 from pipeline.config import ToolArguments
 from pipeline.convert.json_text import dump_json
 from pipeline.convert.messages import OPENAI_ROLES, MessageReader
-from pipeline.encoders.base import encode_as_served
 from pipeline.recipe import Recipe, given_variables
 from schemas.conversation import Conversation
 from schemas.golden import COUNT, Golden, GoldenVector
@@ -75,7 +74,7 @@ def _encode(formatter: ChatFormatter, chat: Chat, tools: list[Any] | None, *, pr
         rendering = formatter.template.render(Conversation(messages, definitions), add_generation_prompt=prompt)
     except RejectRow:
         return None
-    ids: list[int] = encode_as_served(formatter.encoder, rendering.plain).tolist()
+    ids: list[int] = formatter.encoder.encode(rendering.plain, None).ids.tolist()
     return ids
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.config import Tokenizer
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.load import load_tokenizer
+from pipeline.encoders.load import SPECIAL_TOKENS, load_tokenizer
 from pipeline.report import facts_table
 from pipeline.show import colored, legend, shown_tokens
 from schemas.channels import unpack_channel
@@ -112,4 +112,6 @@ def _own_tokenizer(folder: Folder, manifest: Manifest) -> Encoder:
     own = f"{folder.url}/tokenizer"
     if manifest.tokenizer.kind != "huggingface":
         own = posixpath.join(own, posixpath.basename(settings["path"]))
+    if isinstance(settings.get("special_tokens"), str):
+        settings["special_tokens"] = f"{folder.url}/tokenizer/{SPECIAL_TOKENS}"
     return load_tokenizer(Tokenizer(**{**settings, "path": own})).encoder

@@ -6,13 +6,15 @@ from datetime import date
 from typing import Any
 
 from pipeline.blocks import SourceFile
+from pipeline.chat.control_tokens import with_chosen_controls
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.probe import try_out
 from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Custom, PromptTemplate, Text
 from pipeline.convert import module_source
-from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
+from pipeline.encoders.load import load_tokenizer
+from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.tokenize import DocumentTokenizer
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
@@ -57,7 +59,7 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
     identity = {
         "packline": __version__,
         "tokenizer": tokenizer.sha256,
-        "tokenizer_settings": config.tokenizer.model_dump(mode="json", exclude={"path"}),
+        "tokenizer_settings": _tokenizer_settings(config),
         "special_tokens": dict(tokenizer.special_tokens),
         "stop_ids": sorted(tokenizer.stop_ids),
         "template": template.text if template else None,
@@ -69,6 +71,12 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
         **_recipe_fields(config),
     }
     return Recipe(config, template, tokenizer.sha256, tokenizer.pad_id, canonical_sha256(identity))
+
+
+def _tokenizer_settings(config: BuildConfig) -> dict[str, Any]:
+    """Without paths, since the bytes of files count and not their places; the vocabulary's size is a check alone."""
+    values = config.tokenizer.model_dump(mode="json", exclude={"path", "vocab_size"})
+    return values | ({"special_tokens": "file"} if isinstance(values["special_tokens"], str) else {})
 
 
 def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
@@ -96,6 +104,7 @@ def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter 
         tokenizer.encoder,
         tokenizer.stop_ids,
         tokenizer.special_tokens.get("eos_token"),
+        control_tokens=recipe.config.control_tokens,
         split_history=recipe.config.reasoning_history == "split",
     )
 
@@ -110,8 +119,13 @@ def given_variables(config: BuildConfig) -> dict[str, Any]:
 
 def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
     formatter = make_formatter(recipe, tokenizer)
+    if formatter:
+        encoder = formatter.encoder
+    else:
+        ends = [token for token in tokenizer.encoder.added_tokens if token.id == tokenizer.token_id("eos_token")]
+        encoder = with_chosen_controls(tokenizer.encoder, ends, (), recipe.config.control_tokens)
     return Tools(
-        documents=DocumentTokenizer(recipe.config, formatter.encoder if formatter else tokenizer.encoder, formatter),
+        documents=DocumentTokenizer(recipe.config, encoder, formatter),
         formatter=formatter,
         tokenizer=tokenizer,
     )
@@ -145,7 +159,9 @@ def resolved_config(config: BuildConfig) -> dict[str, Any]:
     for source in values["sources"]:
         paths = source["path"]
         source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]
-    values["tokenizer"]["path"] = without_secrets(values["tokenizer"]["path"])
+    for key in ("path", "special_tokens"):
+        if isinstance(values["tokenizer"][key], str):
+            values["tokenizer"][key] = without_secrets(values["tokenizer"][key])
     if isinstance(values["chat_template"], str):
         values["chat_template"] = without_secrets(values["chat_template"])
     return values

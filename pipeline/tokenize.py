@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.blocks import BlockKey, DocumentBlock
+from pipeline.chat.control_tokens import check_no_control_token
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.config import BuildConfig
 from pipeline.encoders.base import Encoder, EncodingFailed
@@ -47,7 +48,8 @@ class TokenBlock:
 
 
 class DocumentTokenizer:
-    """Applies the config's rules: `too_long`, the loss policy, weights. `formatter` may be None for text alone."""
+    """Applies the config's rules: `too_long`, control tokens, the loss policy, weights. `formatter` may be None for
+    text alone."""
 
     def __init__(self, config: BuildConfig, encoder: Encoder, formatter: ChatFormatter | None) -> None:
         self.seq_len = config.seq_len
@@ -55,11 +57,15 @@ class DocumentTokenizer:
         self.loss_weights = config.loss_weights
         self.trained = config.loss_policy.table()
         self.end_ids = frozenset(formatter.end_ids if formatter else ())
-        self._encoder = encoder
+        self.encoder = encoder
         self._formatter = formatter
+        self._mode = config.control_tokens.mode
+        self._controls = [token.content for token in encoder.added_tokens if token.special]
 
     def tokenize(self, document: Document) -> list[Tokens]:
         """The documents that a row gives: one, or several where a text or a history is split. Raises RejectRow."""
+        if self._mode == "reject":
+            check_no_control_token(document, self._controls)
         try:
             documents = self._documents(document)
         except UnicodeEncodeError as error:
@@ -76,8 +82,8 @@ class DocumentTokenizer:
             if self._formatter is None:
                 raise RejectRow(Reason.TEMPLATE_ERROR, "the tokenizer has no chat template; set chat_template")
             return self._formatter.documents(document)
-        ids = self._encoder.encode_document(document.text)
-        return [Tokens(ids, text_channels(len(ids), self._encoder, ids))]
+        ids = self.encoder.encode_document(document.text, parse=self._mode == "parse")
+        return [Tokens(ids, text_channels(len(ids), self.encoder, ids))]
 
     def _fit(self, documents: list[Tokens], document: Document) -> list[Tokens]:
         longest = max(map(len, documents))

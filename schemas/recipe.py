@@ -10,6 +10,7 @@ RECIPE_FIELDS = (
     "seed",
     "template_kwargs",
     "tool_arguments",
+    "control_tokens",
     "clock",
     "reasoning_history",
     "too_long",

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TEMPLATE_ERROR = "template_error"
     NOT_EMITTED = "not_emitted"
     NONE_RENDERED = "none_rendered"
+    CONTROL_TOKEN = "control_token"  # with control_tokens: reject
     UNENCODABLE = "unencodable"
     TOO_LONG = "too_long"
     NO_TRAINED_TOKENS = "no_trained_tokens"

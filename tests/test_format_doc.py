@@ -21,6 +21,7 @@ from pipeline.config import (
     Alpaca,
     BuildConfig,
     Columns,
+    ControlTokens,
     Custom,
     OpenAI,
     PromptTemplate,
@@ -423,6 +424,7 @@ CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "Build config": BuildConfig,
     "Prompt templates": PromptTemplate,
     "Entries of `sources`": Source,
+    "`control_tokens`": ControlTokens,
     "`tokenizer`": Tokenizer,
     "Entries of `special_tokens`": SpecialToken,
     "Transform `openai`": OpenAI,
@@ -455,7 +457,8 @@ def _shown_default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, LossPolicy):
         return next(f'`"{name}"`' for name, policy in PRESETS.items() if policy == field.default)
-    return f"`{json.dumps(field.default)}`"
+    default = field.default.mode if isinstance(field.default, ControlTokens) else field.default
+    return f"`{json.dumps(default)}`"
 
 
 @pytest.mark.parametrize("heading", CONFIG_SECTIONS)

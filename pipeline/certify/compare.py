@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from pipeline.certify.oracle import Oracle
 from pipeline.certify.raw_rows import Request
-from pipeline.encoders.base import encode_as_served
 from pipeline.recipe import Recipe, Tools
 from pipeline.tokenize import TokenBlock
 from schemas.conversation import Conversation, Document, TextDocument
@@ -76,7 +75,7 @@ class Comparer:
         if self._oracle.encode is None or self._oracle.encode_document is None:
             return None
         if typed:
-            return Comparison(self._oracle.encode(text), encode_as_served(self._encoder, text).tolist(), True)
+            return Comparison(self._oracle.encode(text), self._encoder.encode(text, None).ids.tolist(), True)
         return Comparison(self._truncated(self._oracle.encode_document(text), found), found, False)
 
     def _compare_rendering(self, text: str, document: Conversation, found: list[int], typed: bool) -> Comparison | None:
@@ -91,7 +90,7 @@ class Comparer:
         if self._drops_turns and len(expected) > self._seq_len:
             return None
         if typed:
-            found = encode_as_served(self._encoder, self._formatter.render(document).plain).tolist()
+            found = self._encoder.encode(self._formatter.render(document).plain, None).ids.tolist()
         if len(found) == len(expected) + 1 and found[-1] in ends:
             expected = [*expected, found[-1]]  # the token that closes a turn which the template left open
         return Comparison(expected if typed else self._truncated(expected, found), found, typed)

@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 
 from pipeline.config import BuildConfig
-from pipeline.encoders.load import Kind
+from pipeline.encoders.loaded import Kind
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
 

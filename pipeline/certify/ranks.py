@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tiktoken
 
 from pipeline.config import Tokenizer
-from pipeline.encoders.load import LoadedTokenizer
+from pipeline.encoders.loaded import LoadedTokenizer
 
 
 @dataclass(frozen=True)

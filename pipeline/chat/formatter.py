@@ -7,16 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.chat.channels import character_channels, region_numbers, token_channels
+from pipeline.chat.control_tokens import LITERAL, template_tokens, with_chosen_controls
 from pipeline.chat.emitted import dropped_reasoning
 from pipeline.chat.history import Piece
 from pipeline.chat.layout import ConversationRenderer, Layout
 from pipeline.chat.lexemes import Lexemes
 from pipeline.chat.probe import choose_call_style, find_border_tokens, find_turn_ends
-from pipeline.chat.regions import Region, RowSpan
+from pipeline.chat.regions import Region
 from pipeline.chat.spans import outside_spans
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
-from pipeline.encoders.base import AddedToken, Encoder, TokenFinder, TokenSpan
+from pipeline.config import ControlTokens
+from pipeline.encoders.base import Encoder, TokenSpan
 from schemas.channels import NO_LOSS
 from schemas.conversation import Conversation, Message
 
@@ -64,21 +66,24 @@ class ChatFormatter:
         stop_ids: Sequence[int],
         eos_token: str | None,
         *,
+        control_tokens: ControlTokens = LITERAL,
         split_history: bool = False,
     ) -> None:
+        """Raises ConfigError for tokens of `control_tokens` that the tokenizer does not have."""
         choose_call_style(template)
         added = encoder.added_tokens
         eos = next((token for token in added if token.content == eos_token), None)
         self._ends = find_turn_ends(template, added, stop_ids, eos)
         self._lexemes = Lexemes(added, self._ends.tokens, self._ends.stops)
-        controls = {*self._ends.tokens, *find_border_tokens(template, added, self._lexemes)}
+        border = find_border_tokens(template, added, self._lexemes)
         self.template = template
-        self.control_tokens = tuple(token for token in added if token.special or token in controls)
-        self.encoder = _with_controls(encoder, self.control_tokens)
+        self.encoder = with_chosen_controls(encoder, self._ends.tokens, border, control_tokens)
+        self.control_tokens = tuple(token for token in self.encoder.added_tokens if token.special)
         self.end_ids = sorted(token.id for token in self._ends.tokens)
         closing = (self._ends.after_answer, self._ends.after_call)
         self.stop_ids = sorted(token.id for token in added if token in self._ends.stops or token.content in closing)
-        self._controls = TokenFinder(self.control_tokens)
+        self._control_ids = {token.id for token in self.control_tokens}
+        self._parse = control_tokens.mode == "parse"
         self._split_history = split_history
 
     def documents(self, conversation: Conversation) -> list[Tokens]:
@@ -110,7 +115,7 @@ class ChatFormatter:
         last_turn = max(renderer.assistants, default=-1)
         characters = character_channels(layout, messages, self._lexemes, last_turn)
         numbers = region_numbers(len(layout.text), layout.regions)
-        encoded = self.encoder.encode(layout.text, self._control_spans(layout.rendering, layout.rows))
+        encoded = self.encoder.encode(layout.text, None if self._parse else self._control_spans(layout))
         channel, straddling = token_channels(encoded, characters, layout.rows, numbers)
         context = max((region.end for region in layout.regions if region.message < piece.first), default=0)
         channel[encoded.starts < context] |= NO_LOSS
@@ -139,19 +144,10 @@ class ChatFormatter:
                 start, end = int(tokens[0]), int(tokens[-1]) + 1
                 yield Turn(region.message, start, end, int(ids[end - 1]) in self.end_ids, region.served)
 
-    def _control_spans(self, rendering: Traced, rows: Sequence[RowSpan]) -> list[TokenSpan]:
+    def _control_spans(self, layout: Layout) -> list[TokenSpan]:
         """Control tokens in template text only; typed in content they stay text."""
-        row_text = np.zeros(len(rendering) + 1, np.bool_)
-        for start, end, _ in rows:
-            row_text[start:end] = True
-        found = self._controls.find(rendering.plain)
-        return [span for span in found if not row_text[span.content].any()]
-
-
-def _with_controls(encoder: Encoder, controls: Sequence[AddedToken]) -> Encoder:
-    if all(token.special for token in controls):
-        return encoder
-    return encoder.with_controls([token.content for token in controls])
+        found = template_tokens(layout.text, layout.rows, self._lexemes.added)
+        return [span for span in found if span.id in self._control_ids]
 
 
 def _weights(

@@ -14,9 +14,9 @@ from pipeline.encoders.base import (
     EncodingFailed,
     TokenFinder,
     TokenSpan,
-    flag_controls,
     gaps,
     join_encoded,
+    set_controls,
 )
 from pipeline.encoders.normalization import nfc_with_origins
 
@@ -50,41 +50,57 @@ class BytePairEncoder:
 
     def _set_added(self, added_tokens: Sequence[AddedToken]) -> None:
         self.added_tokens = tuple(added_tokens)
-        self._plain = TokenFinder(token for token in added_tokens if not token.special)
+        self._all = _Finders(added_tokens)
+        self._plain = _Finders([token for token in added_tokens if not token.special])
 
     def with_controls(self, contents: Collection[str]) -> "BytePairEncoder":
         other = copy.copy(self)
-        other._set_added(flag_controls(self.added_tokens, contents))
+        other._set_added(set_controls(self.added_tokens, contents))
         return other
 
-    def encode(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
-        pieces = [self._encode_plain(text[start:end]) for start, end in gaps(len(text), controls)]
+    def encode(self, text: str, controls: Sequence[TokenSpan] | None) -> Encoded:
+        if controls is None:
+            return self._encode_with(self._all, text)
+        pieces = [self._encode_with(self._plain, text[start:end]) for start, end in gaps(len(text), controls)]
         return join_encoded(len(text), controls, pieces)
 
-    def encode_document(self, text: str) -> npt.NDArray[np.int32]:
-        ids = self._encode_plain(text).ids
+    def encode_document(self, text: str, *, parse: bool = False) -> npt.NDArray[np.int32]:
+        ids = self.encode(text, None if parse else []).ids
         return np.concatenate([np.array(self._prefix, np.int32), ids, np.array(self._suffix, np.int32)])
 
     def decode(self, ids: Sequence[int]) -> str:
         tokens = (self._names.get(i) or self._ranks.decode_single_token_bytes(i - self._first_id) for i in ids)
         return b"".join(tokens).decode("utf-8", errors="replace")
 
-    def _encode_plain(self, text: str) -> Encoded:
-        """Text without control tokens; added tokens that are not special are found in it."""
-        spans = list(self._plain.find(text))
+    def _encode_with(self, finders: "_Finders", text: str) -> Encoded:
+        """Text in which the added tokens of `finders` come out, those of the normalized text after the others."""
+        spans = list(finders.given.find(text))
+        pieces = [self._normalize_and_encode(finders, text[start:end]) for start, end in gaps(len(text), spans)]
+        return join_encoded(len(text), spans, pieces)
+
+    def _normalize_and_encode(self, finders: "_Finders", text: str) -> Encoded:
+        if self._nfc and not unicodedata.is_normalized("NFC", text):
+            normalized, origins = nfc_with_origins(text)
+            encoded = self._normalize_and_encode(finders, normalized)
+            ends = np.append(origins, np.int32(len(text)))[encoded.ends]
+            return Encoded(encoded.ids, origins[encoded.starts], ends)
+        spans = list(finders.normalized.find(text))
         pieces = [self._encode_ranks(text[start:end]) for start, end in gaps(len(text), spans)]
         return join_encoded(len(text), spans, pieces)
 
     def _encode_ranks(self, text: str) -> Encoded:
-        if self._nfc and not unicodedata.is_normalized("NFC", text):
-            normalized, origins = nfc_with_origins(text)
-            encoded = self._encode_ranks(normalized)
-            ends = np.append(origins, np.int32(len(text)))[encoded.ends]
-            return Encoded(encoded.ids, origins[encoded.starts], ends)
         ranks = np.array(_encode_ordinary(self._ranks, text), np.int64)
         byte_ends = np.cumsum(self._sizes[ranks])
         starts, ends = _characters(text, byte_ends - self._sizes[ranks], byte_ends)
         return Encoded((ranks + self._first_id).astype(np.int32), starts, ends)
+
+
+class _Finders:
+    """Of added tokens that are looked for in the given text, and of those in the normalized text."""
+
+    def __init__(self, tokens: Sequence[AddedToken]) -> None:
+        self.given = TokenFinder(token for token in tokens if not token.normalized)
+        self.normalized = TokenFinder(token for token in tokens if token.normalized)
 
 
 def _encode_ordinary(ranks: tiktoken.Encoding, text: str) -> list[int]:

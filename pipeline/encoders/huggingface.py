@@ -1,70 +1,107 @@
 """Hugging Face's `tokenizers`: the tokenizer.json of a model folder."""
 
+import copy
 import json
-from collections.abc import Collection, Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from pipeline.encoders.base import AddedToken, Encoded, TokenFinder, TokenSpan, gaps, join_encoded
+from pipeline.encoders.base import AddedToken, Encoded, TokenSpan, set_controls, tile
+from pipeline.encoders.literal import LiteralTokenizer
+from schemas.errors import ConfigError
 
 
 class HuggingFaceEncoder:
     libraries: tuple[str, ...] = ("tokenizers",)
 
     def __init__(self, tokenizer_json: str, eos_id: int | None) -> None:
-        self._source = tokenizer_json, eos_id
-        added = json.loads(tokenizer_json).get("added_tokens") or []
-        self.added_tokens = tuple(_added_token(entry) for entry in added)
+        """Raises ConfigError for added tokens that `tokenizers` numbers otherwise than the file."""
+        self._source = tokenizer_json
+        document = json.loads(tokenizer_json)
+        self._unknown = document["model"].get("unk_token")
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._prefix = _document_prefix(self._tokenizer)
         self._suffix = [] if eos_id is None else [eos_id]
         self._tokenizer.post_processor = None  # it adds ids that are not in the text, and trims the spans
-        self._specials = TokenFinder(token for token in self.added_tokens if token.special)
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        added = read_added_tokens(document)
+        _check_numbers(added, self._tokenizer)
+        self._set_added(added)
 
-    def encode(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
-        """Where the template wrote every control token in the text, this is what serving does, call for call."""
-        if list(self._specials.find(text)) == list(controls):
-            return _encoded(self._tokenizer.encode(text, add_special_tokens=False), len(text))
-        pieces = [self._encode_literally(text[start:end]) for start, end in gaps(len(text), controls)]
-        return join_encoded(len(text), controls, pieces)
-
-    def _encode_literally(self, text: str) -> Encoded:
-        return _encoded(self._literal.encode(text, add_special_tokens=False), len(text))
-
-    def encode_document(self, text: str) -> npt.NDArray[np.int32]:
-        ids = self._encode_literally(text).ids.tolist()
-        return np.array([*self._prefix, *ids, *self._suffix], np.int32)
+    def _set_added(self, added: Sequence[AddedToken]) -> None:
+        self.added_tokens = tuple(added)
+        controls = {token.id: token.content for token in added if token.special}
+        self._literal = LiteralTokenizer(self._source, controls)
+        self._is_control = np.zeros(self.vocab_size, np.bool_)
+        # The unknown token is not among them: models make it of characters that they lack, whoever wrote those.
+        self._is_control[[index for index, content in controls.items() if content != self._unknown]] = True
 
     def with_controls(self, contents: Collection[str]) -> "HuggingFaceEncoder":
-        tokenizer_json, eos_id = self._source
-        document = json.loads(tokenizer_json)
-        for entry in document["added_tokens"]:
-            entry["special"] |= entry["content"] in contents
-        return HuggingFaceEncoder(json.dumps(document), eos_id)
+        other = copy.copy(self)
+        other._set_added(set_controls(self.added_tokens, contents))
+        return other
+
+    def encode(self, text: str, controls: Sequence[TokenSpan] | None) -> Encoded:
+        """Where the text has the control tokens that it should have, this is what serving does, call for call."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        served = Encoded(np.array(encoding.ids, np.int32), spans[:, 0], spans[:, 1])
+        if controls is not None:
+            as_meant = self._places(served, controls).all()
+            if not as_meant or self._count(served.ids) != self._count([span.id for span in controls]):
+                served = self._encode_literally(text, controls)
+        return tile(served, len(text))
+
+    def _encode_literally(self, text: str, controls: Sequence[TokenSpan]) -> Encoded:
+        """A control token that the tokenizer does not see where it stands (whether it sees a `normalized` one depends
+        on the text around) is text, as in serving."""
+        encoded = self._literal.encode(text, controls)
+        made = self._places(encoded, controls)
+        return encoded if made.all() else self._encode_literally(text, list(compress(controls, made)))
+
+    def _places(self, encoded: Encoded, controls: Sequence[TokenSpan]) -> npt.NDArray[np.bool_]:
+        """bool[len(controls)]: whether the id of each stands where its content does."""
+        begins = np.array([span.content.start for span in controls], np.int32)
+        at = np.searchsorted(encoded.starts, begins, side="right") - 1
+        meant = np.array([span.id for span in controls], np.int32)
+        there: npt.NDArray[np.bool_] = meant == np.append(encoded.ids, np.int32(-1))[at]
+        return there & (begins < np.append(encoded.ends, np.int32(0))[at])
+
+    def _count(self, ids: npt.ArrayLike) -> int:
+        """How many control tokens there are in ids."""
+        return int(self._is_control[np.asarray(ids, np.int32)].sum())
+
+    def encode_document(self, text: str, *, parse: bool = False) -> npt.NDArray[np.int32]:
+        ids = self.encode(text, None if parse else []).ids.tolist()
+        return np.array([*self._prefix, *ids, *self._suffix], np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
-    @cached_property
-    def _literal(self) -> Tokenizer:
-        """The same tokenizer, but no control token comes out, whatever the text says. A second object, not a switch
-        of the first: several threads of a worker may encode at once."""
-        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
-        tokenizer.encode_special_tokens = True
-        return tokenizer
+
+def read_added_tokens(document: Mapping[str, Any]) -> tuple[AddedToken, ...]:
+    names = ("special", "lstrip", "rstrip", "single_word", "normalized")
+    return tuple(
+        AddedToken(entry["content"], entry["id"], **{name: bool(entry.get(name)) for name in names})
+        for entry in document.get("added_tokens") or []
+    )
 
 
-def _added_token(entry: dict[str, Any]) -> AddedToken:
-    flags = {name: bool(entry.get(name)) for name in ("special", "lstrip", "rstrip", "single_word")}
-    return AddedToken(entry["content"], entry["id"], **flags)
+def _check_numbers(added: Sequence[AddedToken], tokenizer: Tokenizer) -> None:
+    for token in added:
+        found = tokenizer.token_to_id(token.content)
+        if found != token.id:
+            raise ConfigError(
+                f"tokenizer.json: the added token {token.content!r} has the id {token.id}, but tokenizers gives it "
+                f"{found}: ids above the model's vocabulary have to follow each other, in order and without gaps"
+            )
 
 
 def _document_prefix(tokenizer: Tokenizer) -> list[int]:
@@ -74,11 +111,3 @@ def _document_prefix(tokenizer: Tokenizer) -> list[int]:
         if whole[start : start + len(bare)] == bare:
             return list(whole[:start])
     return []
-
-
-def _encoded(encoding: Any, length: int) -> Encoded:
-    """The spans tile the text: what normalization took in (a combining mark) belongs to the token before."""
-    spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-    starts = spans[:, 0]
-    following = np.append(starts, np.int32(length))[np.searchsorted(starts, starts, side="right")]
-    return Encoded(np.array(encoding.ids, np.int32), starts, np.maximum(spans[:, 1], following))

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Tokenizer, load_config
-from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
+from pipeline.encoders.load import load_tokenizer
+from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.recipe import make_recipe, make_tools, resolved_config
 from pipeline.serving import serving_files
 from schemas.conversation import Conversation, Message
@@ -146,6 +147,8 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "holdout": ({"holdout": 0.1}, True),
     "block_bytes": ({"block_bytes": "1MiB"}, True),
     "max_line_bytes": ({"max_line_bytes": "1MiB"}, True),
+    "control_tokens": ({"control_tokens": "reject"}, True),
+    "vocab_size": ({"tokenizer": {**TOKENIZER, "vocab_size": 151936}}, False),
     "template_kwargs": ({"template_kwargs": {"a": 1}}, True),
     "tool_arguments": ({"tool_arguments": "string"}, True),
     "chat_template": ({"chat_template": "chatml"}, True),
@@ -157,7 +160,7 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "pattern": ({"tokenizer": {**TOKENIZER, "pattern": r"\s+|\S+"}}, True),
     "preset": ({"tokenizer": {"path": QWEN, "pattern": r"\s+|\S+"}}, True),
     "special_tokens": (
-        {"tokenizer": {**TOKENIZER, "special_tokens": {"<|im_end|>": {"id": 151700}, "<|endoftext|>": {"id": 151701}}}},
+        {"tokenizer": {**TOKENIZER, "special_tokens": {"<|mine|>": {"id": 151700}}}},
         True,
     ),
 }

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hard_texts import HARD_TEXTS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from model_folders import load_once
 from tokenizers import AddedToken as HuggingFaceToken
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, pre_tokenizers
@@ -18,7 +20,8 @@ from tokenizers import models, pre_tokenizers
 from pipeline.config import Tokenizer
 from pipeline.encoders.base import AddedToken, Encoded, Encoder, TokenFinder, TokenSpan, gaps, join_encoded
 from pipeline.encoders.huggingface import HuggingFaceEncoder
-from pipeline.encoders.load import LoadedTokenizer, load_tokenizer
+from pipeline.encoders.load import load_tokenizer
+from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.encoders.normalization import nfc_with_origins
 from pipeline.encoders.sentence_pieces import SentencePieceEncoder
 
@@ -32,36 +35,6 @@ KINDS = {
 }
 NAMES = [*KINDS, "qwen folder", "llama folder"]
 
-# Text that has broken tokenizers: each is short, so that a failure shows what matters.
-HARD_TEXTS = [
-    "",
-    " ",
-    "a",
-    "Hello, world! It's 12345 o'clock, I'LL  go.",
-    "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8",
-    "\ud55c\uad6d\uc5b4 \u1112\u1161\u11ab\u1100\u116e\u11a8",
-    "\U0001f468\u200d\U0001f469\u200d\U0001f466\U0001f3fd \u2764\ufe0f\u200d\U0001f525 \U0001f1e9\U0001f1ea",
-    "e\u0301 a\u0308\u0323 \u0041\u030a \u212b \u1e9b\u0323 o\u0302\u0301\u0327",
-    "\u0344 \u0958 \u2adc \ufb1d \u0f73 \u0cca \u0b4b",
-    "q" + "\u0301\u0316" * 10,
-    "\u0301leading",
-    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e9\u05c1 \u0e01\u0e33 \u0915\u094d\u0937",
-    "a" * 300,
-    " " * 300,
-    "\n" * 50,
-    "ab " * 100,
-    "\u4e00" * 100,
-    "one\r\ntwo\r\n\r\n three\r\rfour\n\r",
-    "tab\tnul\x00bell\x07del\x7fnel\x85",
-    "\u00a0\u2003\u3000\u200b\ufeffx\u2028\u2029",
-    "\ud7a3\uffff\U0010ffff\ufffd\ue000",
-    "\u2581under \u2581\u2581 line",
-    "trailing space ",
-    "\n leading",
-    "<s>[INST] hi [/INST]</s><unk><0x0A>",
-    "<|im_start|>user\n<|im_end|><|eot_id|><|begin_of_text|>",
-    "<tool_call>\n{}\n</tool_call><|fim_prefix|>",
-]
 TEXTS = (
     st.sampled_from(HARD_TEXTS) | st.text(max_size=30) | st.lists(st.sampled_from(HARD_TEXTS), max_size=3).map("".join)
 )
@@ -82,7 +55,7 @@ def load(request: pytest.FixtureRequest, name: str) -> LoadedTokenizer:
     if name not in LOADED:
         fixture = name.replace(" ", "_")
         config = KINDS[name] if name in KINDS else {"path": str(request.getfixturevalue(fixture))}
-        LOADED[name] = load_tokenizer(Tokenizer(**config))
+        LOADED[name] = load_once(**config)
     return LOADED[name]
 
 

@@ -45,7 +45,7 @@ class LetterEncoder:
     def encode(self, text: str, controls: list[TokenSpan]) -> Encoded:
         raise NotImplementedError
 
-    def encode_document(self, text: str) -> npt.NDArray[np.int32]:
+    def encode_document(self, text: str, *, parse: bool = False) -> npt.NDArray[np.int32]:
         text.encode()
         return np.array([*self.prefix, *(ord(letter) % 400 for letter in text), *self.suffix], np.int32)
 

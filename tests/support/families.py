@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.template import ChatTemplate
+from pipeline.config import ControlTokens
 from pipeline.encoders.huggingface import HuggingFaceEncoder
 
+Mode = Literal["literal", "reject", "parse"]
 CLOCK = date.today()
 """transformers reads the clock of the machine."""
 
@@ -242,8 +244,8 @@ def token_ids(name: str) -> dict[str, int]:
 
 
 @functools.cache
-def make_family(name: str, template: str | None = None) -> ChatFormatter:
-    """The family's formatter, with its own template or another one's text."""
+def make_family(name: str, template: str | None = None, mode: Mode = "literal") -> ChatFormatter:
+    """The family's formatter, with its own template or another one's text. `mode` is that of control_tokens."""
     family, ids = FAMILIES[name], token_ids(name)
     source = template_source(name) if template is None else template
     stop_ids = [ids[content] for content in family.stops]
@@ -251,7 +253,8 @@ def make_family(name: str, template: str | None = None) -> ChatFormatter:
     for entry in document["added_tokens"]:
         entry["special"] |= entry["id"] in (*stop_ids, ids[family.eos])
     encoder = HuggingFaceEncoder(json.dumps(document), ids[family.eos])
-    return ChatFormatter(ChatTemplate(source, family.special_tokens, CLOCK), encoder, stop_ids, family.eos)
+    chat_template = ChatTemplate(source, family.special_tokens, CLOCK)
+    return ChatFormatter(chat_template, encoder, stop_ids, family.eos, control_tokens=ControlTokens(mode=mode))
 
 
 @functools.cache

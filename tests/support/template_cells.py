@@ -197,7 +197,7 @@ def _ids_equal(cell: Cell, ids: list[int], text: str, ours: str, *, closed: bool
     """Typed control tokens are compared as Hugging Face parses them."""
     formatter = make_family(cell.family)
     if cell.content == "control token":
-        ids = formatter.encoder.encode(ours, list(formatter._controls.find(ours))).ids.tolist()
+        ids = formatter.encoder.encode(ours, None).ids.tolist()
     expected = make_served(cell.family)(text, add_special_tokens=False)["input_ids"]
     return bool(ids[: len(ids) - closed] == expected)
 

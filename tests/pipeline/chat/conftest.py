@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_folders import load_once
 
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.shipped import choose_template
 from pipeline.chat.template import ChatTemplate
-from pipeline.config import Tokenizer
-from pipeline.encoders.load import load_tokenizer
 
 MakeFormatter = Callable[..., ChatFormatter]
 
@@ -20,7 +19,7 @@ MakeFormatter = Callable[..., ChatFormatter]
 @pytest.fixture(scope="session")
 def make_formatter() -> MakeFormatter:
     def make(path: str | Path, template: str | None = None, **settings: Any) -> ChatFormatter:
-        tokenizer = load_tokenizer(Tokenizer(path=str(path), **settings))
+        tokenizer = load_once(str(path), **settings)
         preset = tokenizer.preset.chat_template if tokenizer.preset else None
         source = choose_template(template, tokenizer.chat_template, preset)
         assert source is not None

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.chat.formatter import ChatFormatter, Tokens
+from pipeline.encoders.base import TokenFinder
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, unpack_channel
 from schemas.conversation import Conversation, Message, ToolCall
 from schemas.policy import DEFAULT_POLICY, PRESETS
@@ -100,7 +101,7 @@ def test_a_region_begins_where_the_served_prompt_ends(
             expected[len(prompt) : len(through)] = True
     tokens = formatter.format(conversation)
     trained = DEFAULT_POLICY.table()[tokens.channel]
-    encoded = formatter.encoder.encode(whole, list(formatter._controls.find(whole)))
+    encoded = formatter.encoder.encode(whole, list(TokenFinder(formatter.control_tokens).find(whole)))
     assert np.array_equal(encoded.ids, tokens.input_ids)
     for start, end, is_trained in zip(encoded.starts, encoded.ends, trained, strict=True):
         assert is_trained == (expected[start] and expected[start:end].all()), whole[start:end]
