@@ -136,7 +136,11 @@ class Traced(str):
         return next((run.origin for run in self.runs if run.origin is not None), None)
 
     def _cut(self, start: int, stop: int) -> "Traced":
+        if stop - start == len(self):
+            return self
         runs, begin = self.runs, 0
+        if len(runs) == 1:
+            return Traced(str.__getitem__(self, slice(start, stop)), (Run(stop - start, runs[0].origin),))
         if len(runs) > 16:
             ends = self._run_ends()
             first = bisect_left(ends, start)
