@@ -110,8 +110,9 @@ def count_lazily(result: Any, given: Given) -> Any:
     return Counted(result, 1 + max((value._depth for value in given if type(value) is Counted), default=0))
 
 
-def count_method(owner: Any, name: str, given: Given) -> None:
-    """Counts a call of a method of a string, list, tuple or dict."""
+def count_call(owner: Any, name: str, given: Given) -> None:
+    """Counts a call of a function, or of the method `name` of `owner`."""
+    spend(1)
     if isinstance(owner, str):
         spend_text(len(owner))
         if name in _WIDTH_METHODS:

@@ -15,7 +15,7 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Undefined
+from jinja2.runtime import Context, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
 from jinja2.utils import Namespace
 
@@ -105,6 +105,10 @@ def _range(*bounds: int) -> range:
     return made
 
 
+_SCOPES = ("_block_vars", "_loop_vars")
+"""Jinja hands the variables of the loop or block along with every call."""
+
+
 class TracingEnvironment(ImmutableSandboxedEnvironment):
     """`uncovered` collects the names of calls whose result was taken as row text as a whole; `asked_for_time`
     becomes true once a template has called `strftime_now`."""
@@ -162,7 +166,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     def _adopt(self, name: str, result: Any, given: Iterable[Any]) -> Any:
         if type(result) not in (str, int, float):
             return result
-        origin = first_origin(list(given))
+        origin = first_origin(tuple(given))
         if origin is None:
             return result
         self.uncovered.add(name)
@@ -179,11 +183,14 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(__obj, "__self__", None)
         if type(owner) is str:
             __obj = getattr(Traced(owner), __obj.__name__)
-        limits.spend(1)
-        if isinstance(owner, str | list | tuple | dict):
-            costs.count_method(owner, __obj.__name__, (*args, *kwargs.values()))
+        name = getattr(__obj, "__name__", "call")
+        given = (*args, *(kwargs[key] for key in kwargs if key not in _SCOPES)) if kwargs else args
+        if type(__obj) is Macro:
+            limits.spend(1)
+        else:
+            costs.count_call(owner, name, given)
         result = super().call(__context, __obj, *args, **kwargs)
-        return __self._adopt(getattr(__obj, "__name__", "call"), result, (owner, *args, *kwargs.values()))
+        return __self._adopt(name, result, (owner, *given))
 
     def _modulo(self, left: Any, right: Any) -> Any:
         return filters.percent_format(left, right) if isinstance(left, str) else left % right

@@ -6,6 +6,7 @@ list that is made, read or compared (costs.py says how much). What is allowed de
 a clock, so that a row is refused everywhere or nowhere. Outside a rendering nothing is counted.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -76,10 +77,10 @@ def spend_elements(count: int) -> None:
     spend(count >> _ELEMENTS)
 
 
-def room() -> float:
+def room() -> int:
     """The characters that can still be made."""
     budget = _current.get()
-    return float("inf") if budget is None else budget.left << _CHARACTERS
+    return sys.maxsize if budget is None else budget.left << _CHARACTERS
 
 
 def measure(value: Any) -> Any:

@@ -81,7 +81,7 @@ def runs_of(text: str) -> Runs:
     return text.runs if isinstance(text, Traced) else (Run(len(text), None),)
 
 
-def concat(parts: Iterable[Any], most: float | None = None) -> "Traced":
+def concat(parts: Iterable[Any], most: int | None = None) -> "Traced":
     """Join strings end to end; neighbouring runs of one origin become one. Raises LimitExceeded for more than `most`
     characters, or more than the rendering may still make."""
     texts: list[str] = []
@@ -95,7 +95,7 @@ def concat(parts: Iterable[Any], most: float | None = None) -> "Traced":
         if size > most:
             raise LimitExceeded(f"the template makes a string of {size} characters, too many for this row")
         for more, its in own:
-            if its == origin and its not in (GENERATION_START, GENERATION_END):
+            if its == origin and (its is None or its not in (GENERATION_START, GENERATION_END)):
                 length += more
             elif more or its is not None:
                 if length or origin is not None:
@@ -137,7 +137,11 @@ class Traced(str):
         return next((run.origin for run in self.runs if run.origin is not None), None)
 
     def _cut(self, start: int, stop: int) -> "Traced":
+        if stop - start == len(self):
+            return self
         runs, begin = self.runs, 0
+        if len(runs) == 1:
+            return Traced(str.__getitem__(self, slice(start, stop)), (Run(stop - start, runs[0].origin),))
         if len(runs) > 16:
             ends = self._run_ends()
             first = bisect_left(ends, start)

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from pipeline.chat.template import ChatTemplate
-from pipeline.chat.traced import Field
+from pipeline.chat.traced import Field, Run
 from schemas.conversation import Conversation, Message
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
@@ -93,6 +93,11 @@ def test_row_text_is_never_taken_for_template_text(body: str) -> None:
             assert all(char in body.lower() or char in "12" for char in own.lower()), own
         position += run.length
     assert any(run.origin is not None and run.origin.field == Field.BODY for run in text.runs)
+
+
+def test_variables_of_a_loop_are_no_arguments() -> None:
+    body = "{% for m in messages %}{% set x = m.content %}{{ strftime_now('%Y') }}{% endfor %}"
+    assert render(body).render(Conversation(MESSAGES)).runs == (Run(8, None),)
 
 
 def test_calls_that_are_not_covered_are_known() -> None:
