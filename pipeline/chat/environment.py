@@ -79,7 +79,7 @@ class GenerationBlock(jinja2.ext.Extension):
 
     def _mark(self, caller: Callable[[], str]) -> Traced:
         start, end = Traced("", (Run(0, GENERATION_START),)), Traced("", (Run(0, GENERATION_END),))
-        return concat((start, caller(), end))
+        return self.environment.concat((start, caller(), end))
 
 
 class SafeDict:

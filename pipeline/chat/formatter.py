@@ -18,6 +18,7 @@ from pipeline.chat.regions import (
     find_regions,
     row_spans,
 )
+from pipeline.chat.replay.template import ReplayingTemplate
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import AddedToken, Encoder, TokenFinder, TokenSpan
@@ -69,7 +70,7 @@ class ChatFormatter:
         ends = find_turn_ends(template, added, stop_ids, eos)
         self._lexemes = Lexemes(added, ends.tokens)
         controls = {*ends.tokens, *find_border_tokens(template, added, self._lexemes)}
-        self.template = template
+        self.template = ReplayingTemplate(template)
         self.control_tokens = tuple(token for token in added if token.special or token in controls)
         self.encoder = _with_controls(encoder, self.control_tokens)
         self.end_ids = sorted(token.id for token in ends.tokens)

@@ -1,0 +1,231 @@
+"""Running a template on symbols: the environment routes to them what Jinja would do in C or past their methods."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import nodes, pass_environment
+from jinja2.compiler import Frame, operators
+from jinja2.environment import Environment
+from jinja2.filters import make_attrgetter
+from jinja2.runtime import Context, LoopContext, Macro
+
+from pipeline.chat import filters, json_text
+from pipeline.chat.environment import SafeDict, SafeNamespace, TracingCodeGenerator, TracingEnvironment
+from pipeline.chat.replay.expressions import ASKING, KEEPING, MIXING, MIXING_FILTERS, SPLITTING, Call, Leaf, kind_of
+from pipeline.chat.replay.recorder import NotReplayable, Recorder
+from pipeline.chat.replay.symbols import (
+    MARK,
+    Derived,
+    Piece,
+    SymbolicText,
+    constant,
+    join_parts,
+    lift,
+    separate,
+    texts_of,
+)
+from pipeline.chat.replay.values import (
+    SYMBOLIC,
+    SymbolicList,
+    SymbolicMapping,
+    find_symbol,
+    make_number,
+    make_symbol,
+)
+from pipeline.chat.template import ChatTemplate
+from pipeline.chat.traced import Origin, Traced
+from schemas.conversation import Message
+
+_THROUGH_METHODS = frozenset(
+    """
+    attr batch capitalize center d default dictsort first groupby items last list lower map max min reject rejectattr
+    reverse safe select selectattr slice sort string sum trim unique upper
+    """.split()
+)
+"""Filters that pick values or call methods."""
+_METHODS: dict[type, frozenset[str]] = {
+    SymbolicText: frozenset((*KEEPING, *MIXING, *SPLITTING, *ASKING, "join")),
+    SymbolicMapping: frozenset(("keys", "items", "values", "get")),
+}
+
+
+class Haystack:
+    """What stands right of `in`: a plain string would not ask a symbol on its left."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __contains__(self, item: object) -> bool:
+        if isinstance(item, SymbolicText):
+            return bool(item._recorder.decide("contains", lift(self._text), item._expression))
+        return item in self._text  # type: ignore[operator]  # which raises TypeError, as it should
+
+
+def haystack(value: Any) -> Any:
+    return Haystack(value) if isinstance(value, str) and not isinstance(value, SymbolicText) else value
+
+
+class RecordingCodeGenerator(TracingCodeGenerator):
+    def visit_Operand(self, node: nodes.Operand, frame: Frame) -> None:  # noqa: N802
+        if node.op not in ("in", "notin"):
+            super().visit_Operand(node, frame)
+            return
+        self.write(f" {operators[node.op]} environment.haystack(")
+        self.visit(node.expr, frame)
+        self.write(")")
+
+
+class RecordingEnvironment(TracingEnvironment):
+    """What is not listed raises NotReplayable as soon as a symbol is given to it."""
+
+    code_generator_class = RecordingCodeGenerator
+    concat = staticmethod(join_parts)
+    haystack = staticmethod(haystack)
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(clock)
+        for name, function in self.filters.items():
+            if name not in _THROUGH_METHODS:
+                self.filters[name] = _unless_symbolic(name, function)
+        for name, function in MIXING_FILTERS.items():
+            self.filters[name] = _mixing_filter(name, function)
+        self.filters.update(length=_length, count=_length, join=_join, replace=_replace, tojson=_to_json)
+        is_sequence = self.tests["sequence"]
+        self.tests["in"] = lambda value, values: value in haystack(values)
+        self.tests["sequence"] = lambda value: isinstance(value, SymbolicText) or is_sequence(value)
+
+    def join_values(self, values: Iterable[Any]) -> Traced:
+        return join_parts(map(self.printed, values))
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        symbol = find_symbol([*args, *kwargs.values()])
+        if isinstance(owner, str) and name == "join":
+            return separate(owner, *args)
+        if isinstance(owner, str) and symbol is not None:
+            owner = constant(symbol._recorder, owner)
+        if isinstance(owner, SYMBOLIC):
+            if name not in _METHODS.get(type(owner), ()):
+                raise NotReplayable(f"the method {name}")
+            return getattr(owner, name)(*args, **kwargs)
+        if symbol is not None and not _takes_symbols(__obj, owner):
+            raise NotReplayable(f"the function {name}")
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if find_symbol([left, right]) is not None:
+            raise NotReplayable(f"the operator {operator}")
+        return super().call_binop(context, operator, left, right)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        symbol = find_symbol(argument)
+        if isinstance(obj, str) and symbol is not None:
+            obj = constant(symbol._recorder, obj)
+        elif symbol is not None and not isinstance(obj, SYMBOLIC):
+            raise NotReplayable("something is looked up by it")
+        return super().getitem(obj, argument)
+
+
+def _takes_symbols(function: Any, owner: Any) -> bool:
+    """Whether a function hands its arguments on, or compares them."""
+    return (
+        isinstance(function, Macro | SafeDict | LoopContext)
+        or function is SafeNamespace
+        or isinstance(owner, list | tuple | dict)
+    )
+
+
+def _unless_symbolic(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is not listed."""
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if find_symbol([*args, *kwargs.values()]) is not None:
+            raise NotReplayable(f"the filter {name}")
+        return function(*args, **kwargs)
+
+    return functools.update_wrapper(guarded, function)
+
+
+def _mixing_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def filtered(text: Any, *args: Any) -> Any:
+        if isinstance(text, SymbolicText):
+            return text._derive(f"{name} filter", args, mixed=True)
+        return _unless_symbolic(name, function)(text, *args)
+
+    return filtered
+
+
+def _length(value: Any) -> Any:
+    if not isinstance(value, SYMBOLIC) or isinstance(value, SymbolicMapping):
+        return len(value)
+    return make_number(value._recorder, Call("length", (value._expression,)), None)
+
+
+def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> Any:
+    symbol = find_symbol([text, old, new])
+    if symbol is None:
+        return filters.replace(text, old, new, count)
+    return constant(symbol._recorder, text).replace(old, new, -1 if count is None else count)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> Any:
+    symbol = find_symbol(value)
+    if symbol is None:
+        return json_text.to_json(value, ensure_ascii, indent, separators, sort_keys)
+    style = json_text.make_style(ensure_ascii, indent, separators, sort_keys)
+    origin = _uniform_origin(value)
+    piece = Derived(Call("tojson", (lift(value), style)), origin, mixed=origin is None)
+    return SymbolicText(symbol._recorder, (piece,))
+
+
+def _uniform_origin(value: Any) -> Origin | None:
+    """The origin of every character of a value's JSON text; None where there may be more than one."""
+    if isinstance(value, SymbolicText):
+        piece = value._pieces[0]
+        return piece.origin if len(value._pieces) == 1 and not (isinstance(piece, Derived) and piece.mixed) else None
+    if isinstance(value, SymbolicMapping) or (isinstance(value, SymbolicList) and not value._of_text):
+        return value._origin
+    return None
+
+
+@pass_environment
+def _join(environment: Environment, values: Iterable[Any], d: str = "", attribute: str | int | None = None) -> Traced:
+    if attribute is not None:
+        values = map(make_attrgetter(environment, attribute), values)
+    return separate(d, [_text(environment, value) for value in values])
+
+
+def _text(environment: Environment, value: Any) -> str:
+    return value if isinstance(value, SymbolicText) else filters.join(environment, [value])
+
+
+class Recording(NamedTuple):
+    """The tests that a template made, with their outcomes, and the pieces that it then wrote."""
+
+    answers: dict[Call, Any]
+    pieces: tuple[Piece, ...]
+
+
+class RecordingTemplate(ChatTemplate):
+    make_environment = RecordingEnvironment
+
+    def record(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool) -> Recording:
+        """Raises NotReplayable, and whatever the template raises."""
+        recorder = Recorder()
+
+        def make_leaf(value: Any, origin: Origin) -> Any:
+            leaf = Leaf(origin.message, recorder.add_leaf(value, origin.message), origin)
+            return make_symbol(recorder, kind_of(value), leaf, origin)
+
+        written = self.run(self.context(messages, tools, make_leaf, add_generation_prompt=add_generation_prompt))
+        pieces = written._pieces if isinstance(written, SymbolicText) else tuple(texts_of(written))
+        if any(MARK in piece.text for piece in pieces if not isinstance(piece, Derived)):
+            raise NotReplayable("text of the row is used past the listed operations")
+        return Recording(recorder.answers, pieces)

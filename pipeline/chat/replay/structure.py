@@ -1,0 +1,71 @@
+"""What rows have in common before a template looks at their values: roles, which fields there are, and their kinds."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from pipeline.chat.replay.expressions import kind_of
+from pipeline.chat.template import ChatTemplate, MakeLeaf
+from pipeline.chat.traced import Origin
+from schemas.conversation import Message
+
+MOST_GROUPS = 10_000
+"""Structures of messages that a process tells apart; a row with another one is not replayed."""
+
+Frozen: TypeAlias = Any
+"""What the template sees of a message as nested tuples, with kinds in the place of values."""
+
+
+class Group(NamedTuple):
+    """A message, or the row beside its messages: the number of its structure, and its leaves in the order in which
+    the template gets them."""
+
+    structure: int
+    leaves: tuple[Any, ...]
+
+
+class Structures:
+    """Numbers the structures of messages as they come. Remembers the last conversation, whose prompts come next."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._numbers: dict[Frozen, int] = {}
+        self._messages: Sequence[Message] = ()
+        self._groups: list[Group] = []
+        self._tools: str | None = None
+        self._row = self._group(lambda make_leaf: template.row_view(None, make_leaf))
+
+    def groups(self, messages: Sequence[Message], tools: str | None) -> list[Group]:
+        """One for each message, and the row's. Raises what the template's view of a message raises."""
+        if tools != self._tools:
+            self._row = self._group(lambda make_leaf: self._template.row_view(tools, make_leaf))
+            self._tools = tools
+        groups = [self._message_group(message, index) for index, message in enumerate(messages)]
+        if len(groups) > len(self._groups) or messages[0] is not self._messages[0]:
+            self._messages, self._groups = messages, groups
+        return [*groups, self._row]
+
+    def _message_group(self, message: Message, index: int) -> Group:
+        if index < len(self._groups) and self._messages[index] is message:
+            return self._groups[index]
+        return self._group(lambda make_leaf: self._template.message_view(message, index, make_leaf))
+
+    def _group(self, view: Callable[[MakeLeaf], dict[str, Any]]) -> Group:
+        leaves: list[Any] = []
+
+        def make_leaf(value: Any, origin: Origin) -> Any:
+            leaves.append(value)
+            return kind_of(value)
+
+        frozen = _freeze(view(make_leaf))
+        number = self._numbers.get(frozen)
+        if number is None:
+            number = len(self._numbers) if len(self._numbers) < MOST_GROUPS else -1
+            if number >= 0:
+                self._numbers[frozen] = number
+        return Group(number, tuple(leaves))
+
+
+def _freeze(view: Any) -> Frozen:
+    if isinstance(view, dict):
+        return tuple((key, _freeze(value)) for key, value in view.items())
+    return tuple(map(_freeze, view)) if isinstance(view, list) else view
