@@ -77,7 +77,7 @@ class GenerationBlock(jinja2.ext.Extension):
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
 
-    def _mark(self, caller: Callable[[], str]) -> Traced:
+    def _mark(self, caller: Callable[[], str]) -> str:
         start, end = Traced("", (Run(0, GENERATION_START),)), Traced("", (Run(0, GENERATION_END),))
         return self.environment.concat((start, caller(), end))
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import jinja2
 
 from pipeline.chat.environment import TracingEnvironment
-from pipeline.chat.traced import Field, Origin, Traced, concat, trace
+from pipeline.chat.traced import Field, Origin, Traced, trace
 from schemas.conversation import Message, ToolCall
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow

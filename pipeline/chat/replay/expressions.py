@@ -7,7 +7,7 @@ methods of traced.py that the slow path runs.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, contains, eq, ge, getitem, gt, le, lt, sub
 from typing import Any, TypeAlias
@@ -89,9 +89,9 @@ MIXING = ("replace", "ljust", "rjust", "center")
 SPLITTING = ("split", "rsplit", "splitlines", "partition", "rpartition")
 """String methods that give pieces."""
 ASKING = (
-    "startswith endswith isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace "
-    "istitle isupper"
-).split()
+    *("startswith", "endswith", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower"),
+    *("isnumeric", "isprintable", "isspace", "istitle", "isupper"),
+)
 """String methods that answer yes or no."""
 COMPARISONS = {"eq": eq, "lt": lt, "le": le, "gt": gt, "ge": ge}
 MIXING_FILTERS = {"title": filters.title, "indent": filters.indent, "escape": filters.escape}
@@ -174,12 +174,25 @@ def _compile(
         constant = text(expression) if isinstance(expression, Text) else expression
         return lambda leaves: constant
     function = ops[expression.op]
-    first, *rest = [_compile(arg, ops, leaf, text) for arg in expression.args] or [None]
-    if first is None:
+    getters = [_compile(arg, ops, leaf, text) for arg in expression.args]
+    if not getters:
         return lambda leaves: function()
+    first, rest = getters[0], getters[1:]
     if any(isinstance(arg, Leaf | Call | Text) for arg in expression.args[1:]):
         return lambda leaves: function(first(leaves), *[get(leaves) for get in rest])
     constants = expression.args[1:]
     return lambda leaves: function(first(leaves), *constants)
 
 
+def is_of_row(expression: Any) -> bool:
+    """Whether it depends on the row beside its messages, and on nothing else that rows differ in."""
+    leaves = list(_leaves(expression))
+    return bool(leaves) and all(leaf.group < 0 for leaf in leaves)
+
+
+def _leaves(expression: Any) -> Iterator[Leaf]:
+    if isinstance(expression, Leaf):
+        yield expression
+    elif isinstance(expression, Call):
+        for arg in expression.args:
+            yield from _leaves(arg)

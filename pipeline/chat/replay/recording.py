@@ -37,13 +37,10 @@ from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Origin, Traced
 from schemas.conversation import Message
 
-_THROUGH_METHODS = frozenset(
-    """
-    attr batch capitalize center d default dictsort first groupby items last list lower map max min reject rejectattr
-    reverse safe select selectattr slice sort string sum trim unique upper
-    """.split()
-)
-"""Filters that pick values or call methods."""
+_PICK_OR_CALL_METHODS = """
+attr batch capitalize center d default dictsort first groupby items last list lower map max min reject rejectattr reverse
+safe select selectattr slice sort string sum trim unique upper
+"""
 _METHODS: dict[type, frozenset[str]] = {
     SymbolicText: frozenset((*KEEPING, *MIXING, *SPLITTING, *ASKING, "join")),
     SymbolicMapping: frozenset(("keys", "items", "values", "get")),
@@ -51,19 +48,22 @@ _METHODS: dict[type, frozenset[str]] = {
 
 
 class Haystack:
-    """What stands right of `in`: a plain string would not ask a symbol on its left."""
+    """What stands right of `in`: a plain string or table would not ask a symbol on its left."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, values: str | dict[Any, Any]) -> None:
+        self._values = values
 
     def __contains__(self, item: object) -> bool:
-        if isinstance(item, SymbolicText):
-            return bool(item._recorder.decide("contains", lift(self._text), item._expression))
-        return item in self._text  # type: ignore[operator]  # which raises TypeError, as it should
+        if not isinstance(item, SymbolicText):
+            return item in self._values  # which raises TypeError, as it should
+        if isinstance(self._values, dict):
+            return any(item == key for key in self._values)
+        return bool(item._recorder.decide("contains", lift(self._values), item._expression))
 
 
 def haystack(value: Any) -> Any:
-    return Haystack(value) if isinstance(value, str) and not isinstance(value, SymbolicText) else value
+    plain = isinstance(value, str | dict) and not isinstance(value, SYMBOLIC)
+    return Haystack(value) if plain else value
 
 
 class RecordingCodeGenerator(TracingCodeGenerator):
@@ -86,12 +86,12 @@ class RecordingEnvironment(TracingEnvironment):
     def __init__(self, clock: Any) -> None:
         super().__init__(clock)
         for name, function in self.filters.items():
-            if name not in _THROUGH_METHODS:
+            if name not in _PICK_OR_CALL_METHODS.split():
                 self.filters[name] = _unless_symbolic(name, function)
         for name, function in MIXING_FILTERS.items():
             self.filters[name] = _mixing_filter(name, function)
         self.filters.update(length=_length, count=_length, join=_join, replace=_replace, tojson=_to_json)
-        is_sequence = self.tests["sequence"]
+        is_sequence: Callable[[Any], bool] = self.tests["sequence"]
         self.tests["in"] = lambda value, values: value in haystack(values)
         self.tests["sequence"] = lambda value: isinstance(value, SymbolicText) or is_sequence(value)
 
@@ -100,7 +100,8 @@ class RecordingEnvironment(TracingEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        symbol = find_symbol([*args, *kwargs.values()])
+        given = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}
+        symbol = find_symbol([*args, *given.values()])
         if isinstance(owner, str) and name == "join":
             return separate(owner, *args)
         if isinstance(owner, str) and symbol is not None:
@@ -108,7 +109,7 @@ class RecordingEnvironment(TracingEnvironment):
         if isinstance(owner, SYMBOLIC):
             if name not in _METHODS.get(type(owner), ()):
                 raise NotReplayable(f"the method {name}")
-            return getattr(owner, name)(*args, **kwargs)
+            return getattr(owner, name)(*args, **given)
         if symbol is not None and not _takes_symbols(__obj, owner):
             raise NotReplayable(f"the function {name}")
         return super().call(__context, __obj, *args, **kwargs)
@@ -122,6 +123,8 @@ class RecordingEnvironment(TracingEnvironment):
         symbol = find_symbol(argument)
         if isinstance(obj, str) and symbol is not None:
             obj = constant(symbol._recorder, obj)
+        elif type(obj) is dict and isinstance(argument, SymbolicText):
+            argument = next((key for key in obj if argument == key), MARK)
         elif symbol is not None and not isinstance(obj, SYMBOLIC):
             raise NotReplayable("something is looked up by it")
         return super().getitem(obj, argument)
@@ -217,14 +220,19 @@ class RecordingTemplate(ChatTemplate):
     make_environment = RecordingEnvironment
 
     def record(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool) -> Recording:
-        """Raises NotReplayable, and whatever the template raises."""
+        """Raises NotReplayable."""
         recorder = Recorder()
 
         def make_leaf(value: Any, origin: Origin) -> Any:
             leaf = Leaf(origin.message, recorder.add_leaf(value, origin.message), origin)
             return make_symbol(recorder, kind_of(value), leaf, origin)
 
-        written = self.run(self.context(messages, tools, make_leaf, add_generation_prompt=add_generation_prompt))
+        try:
+            written = self.run(self.context(messages, tools, make_leaf, add_generation_prompt=add_generation_prompt))
+        except NotReplayable:
+            raise
+        except Exception as error:  # what a symbol cannot do, and the value can
+            raise NotReplayable(f"{type(error).__name__} on a symbol") from error
         pieces = written._pieces if isinstance(written, SymbolicText) else tuple(texts_of(written))
         if any(MARK in piece.text for piece in pieces if not isinstance(piece, Derived)):
             raise NotReplayable("text of the row is used past the listed operations")

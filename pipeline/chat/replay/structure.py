@@ -1,5 +1,6 @@
 """What rows have in common before a template looks at their values: roles, which fields there are, and their kinds."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,6 +11,9 @@ from schemas.conversation import Message
 
 MOST_GROUPS = 10_000
 """Structures of messages that a process tells apart; a row with another one is not replayed."""
+MOST_ROWS = 256
+"""Distinct tool definitions that are kept parsed."""
+UNKNOWN = -1
 
 Frozen: TypeAlias = Any
 """What the template sees of a message as nested tuples, with kinds in the place of values."""
@@ -23,6 +27,14 @@ class Group(NamedTuple):
     leaves: tuple[Any, ...]
 
 
+class View(NamedTuple):
+    """What a rendering depends on. `row` numbers the values of the row beside its messages."""
+
+    structure: tuple[int, ...]
+    leaves: list[tuple[Any, ...]]
+    row: int
+
+
 class Structures:
     """Numbers the structures of messages as they come. Remembers the last conversation, whose prompts come next."""
 
@@ -31,18 +43,24 @@ class Structures:
         self._numbers: dict[Frozen, int] = {}
         self._messages: Sequence[Message] = ()
         self._groups: list[Group] = []
-        self._tools: str | None = None
-        self._row = self._group(lambda make_leaf: template.row_view(None, make_leaf))
+        self._rows: dict[str | None, tuple[Group, int]] = {}
+        self._row_numbers = itertools.count()
 
-    def groups(self, messages: Sequence[Message], tools: str | None) -> list[Group]:
-        """One for each message, and the row's. Raises what the template's view of a message raises."""
-        if tools != self._tools:
-            self._row = self._group(lambda make_leaf: self._template.row_view(tools, make_leaf))
-            self._tools = tools
+    def view(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool) -> View:
+        """Raises what the template's view of a message raises."""
+        row, number = self._rows.get(tools) or self._add_row(tools)
         groups = [self._message_group(message, index) for index, message in enumerate(messages)]
         if len(groups) > len(self._groups) or messages[0] is not self._messages[0]:
             self._messages, self._groups = messages, groups
-        return [*groups, self._row]
+        groups = [*groups, row]
+        structure = (add_generation_prompt, *(group.structure for group in groups))
+        return View(structure, [group.leaves for group in groups], number)
+
+    def _add_row(self, tools: str | None) -> tuple[Group, int]:
+        if len(self._rows) >= MOST_ROWS:
+            self._rows.clear()
+        row = self._group(lambda make_leaf: self._template.row_view(tools, make_leaf)), next(self._row_numbers)
+        return self._rows.setdefault(tools, row)
 
     def _message_group(self, message: Message, index: int) -> Group:
         if index < len(self._groups) and self._messages[index] is message:
@@ -59,9 +77,9 @@ class Structures:
         frozen = _freeze(view(make_leaf))
         number = self._numbers.get(frozen)
         if number is None:
-            number = len(self._numbers) if len(self._numbers) < MOST_GROUPS else -1
-            if number >= 0:
-                self._numbers[frozen] = number
+            if len(self._numbers) >= MOST_GROUPS:
+                return Group(UNKNOWN, ())
+            number = self._numbers[frozen] = len(self._numbers)
         return Group(number, tuple(leaves))
 
 

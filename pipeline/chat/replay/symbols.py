@@ -36,10 +36,10 @@ class SymbolicText(Traced):
     _pieces: tuple[Piece, ...]
 
     def __new__(cls, recorder: Recorder, pieces: Iterable[Piece]) -> "SymbolicText":
-        made = super().__new__(cls, MARK)
+        made: Any = super().__new__(cls, MARK)
         made._recorder, made._pieces = recorder, tuple(pieces)
         made.runs = tuple(Run(1, piece.origin) for piece in made._pieces) or (Run(0, None),)
-        return made
+        return made  # type: ignore[no-any-return]
 
     @property
     def _expression(self) -> Expression:
@@ -141,12 +141,16 @@ def _asking(name: str) -> Callable[..., bool]:
     return lambda self, *args: bool(self._decide(name, *args))
 
 
-for _name in expressions.KEEPING:
-    setattr(SymbolicText, _name, _keeping(_name))
-for _name in expressions.MIXING:
-    setattr(SymbolicText, _name, _mixing(_name))
-for _name in expressions.ASKING:
-    setattr(SymbolicText, _name, _asking(_name))
+def add_methods(names: Iterable[str], make: Callable[[str], Callable[..., Any]]) -> None:
+    for name in names:
+        method = make(name)
+        method.__name__ = name
+        setattr(SymbolicText, name, method)
+
+
+add_methods(expressions.KEEPING, _keeping)
+add_methods(expressions.MIXING, _mixing)
+add_methods(expressions.ASKING, _asking)
 
 
 def lift_piece(piece: Piece) -> Expression:

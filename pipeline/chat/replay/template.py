@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.chat.environment import TracingEnvironment
-from pipeline.chat.replay.expressions import Leaves
 from pipeline.chat.replay.recorder import NotReplayable
 from pipeline.chat.replay.recording import RecordingTemplate
-from pipeline.chat.replay.structure import Structures
-from pipeline.chat.replay.tree import Program, Tree
+from pipeline.chat.replay.structure import UNKNOWN, Structures, View
+from pipeline.chat.replay.symbols import Piece
+from pipeline.chat.replay.tree import Program, Stretch, Tree
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from schemas.conversation import Message
@@ -68,6 +68,7 @@ class ReplayingTemplate:
         self._structures = Structures(template)
         self._shapes: dict[tuple[int, ...], Shapes] = {}
         self._once_seen: set[tuple[int, ...]] = set()
+        self._stretches: dict[tuple[Piece, ...], Stretch] = {}
         self._steps = 0
         self._unchecked = FIRST_CHECKED
 
@@ -94,12 +95,10 @@ class ReplayingTemplate:
         """Raises RejectRow where the template does, and ReplayDiffers."""
         request = Request(messages, tools, add_generation_prompt)
         try:
-            groups = self._structures.groups(messages, tools)
-            leaves = [group.leaves for group in groups]
-            structure = (add_generation_prompt, *(group.structure for group in groups))
-            shapes = self._shapes.get(structure)
-            program = shapes.tree.find(leaves) if shapes else None
-            replayed = program.run(leaves) if program else None
+            view = self._structures.view(messages, tools, add_generation_prompt=add_generation_prompt)
+            shapes = self._shapes.get(view.structure)
+            program = shapes.tree.find(view.leaves, view.row) if shapes else None
+            replayed = program.run(view.leaves, view.row) if program else None
         except Exception:  # the template will say what is wrong with the row
             return request.render(self.template)
         if shapes is not None and replayed is not None:
@@ -109,14 +108,16 @@ class ReplayingTemplate:
             return replayed
         rendered = request.render(self.template)
         self.rendered += 1
-        if shapes is None and -1 not in structure:
-            shapes = self._meet(structure)
+        if shapes is None:
+            shapes = self._meet(view.structure)
         if shapes is not None and shapes.learns and self._steps < MOST_STEPS:
-            self._learn(shapes, leaves, request, rendered)
+            self._learn(shapes, view, request, rendered)
         return rendered
 
     def _meet(self, structure: tuple[int, ...]) -> Shapes | None:
         """A structure is worth a lesson when it comes a second time."""
+        if UNKNOWN in structure:
+            return None
         if structure in self._once_seen:
             return self._shapes.setdefault(structure, Shapes())
         if len(self._once_seen) >= MOST_ONCE_SEEN:
@@ -124,12 +125,12 @@ class ReplayingTemplate:
         self._once_seen.add(structure)
         return None
 
-    def _learn(self, shapes: Shapes, leaves: Leaves, request: Request, rendered: Traced) -> None:
+    def _learn(self, shapes: Shapes, view: View, request: Request, rendered: Traced) -> None:
         shapes.lessons += 1
         try:
             recording = self._recorder().record(*request[:2], add_generation_prompt=request.add_generation_prompt)
-            program = Program(recording.pieces)
-            if difference(program.run(leaves), rendered):
+            program = Program(recording.pieces, self._stretches)
+            if difference(program.run(view.leaves, view.row), rendered):
                 raise NotReplayable("the recording does not write what the template writes")
             shapes.tree.add(recording.answers, program)
             self._steps += len(recording.answers) + len(recording.pieces)
@@ -164,6 +165,7 @@ def difference(replayed: Traced, rendered: Traced) -> str:
     if replayed.plain != rendered.plain:
         return f"texts of {len(replayed)} and {len(rendered)} characters"
     if replayed.runs != rendered.runs:
-        place = next((n for n, pair in enumerate(zip(replayed.runs, rendered.runs)) if pair[0] != pair[1]), -1)
+        pairs = zip(replayed.runs, rendered.runs, strict=False)
+        place = next((n for n, pair in enumerate(pairs) if pair[0] != pair[1]), -1)
         return f"run {place} of {len(replayed.runs)} and {len(rendered.runs)}"
     return ""

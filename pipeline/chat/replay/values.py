@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from pipeline.chat.replay import expressions
 from pipeline.chat.replay.expressions import FLOAT, INTEGER, LIST, MAPPING, TEXT, Call, Expression, Kind
 from pipeline.chat.replay.recorder import NotReplayable, Recorder
-from pipeline.chat.replay.symbols import Derived, SymbolicText, lift
+from pipeline.chat.replay.symbols import Derived, SymbolicText, add_methods, lift
 from pipeline.chat.traced import Origin, Run, Traced, TracedFloat, TracedInt
 
 
@@ -77,17 +77,21 @@ def _differs(self: SymbolicNumber, other: object) -> Any:
     return equal if equal is NotImplemented else not equal
 
 
-_REFUSED = (
-    "mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow neg pos abs invert int float index "
-    "round trunc floor ceil hash format repr and rand or ror xor rxor lshift rlshift rshift rrshift"
-).split()
+def _is_true(self: SymbolicNumber) -> bool:
+    return bool(self._recorder.decide("truth", self._expression))
+
+
+_REFUSED = """
+mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow neg pos abs invert int float index
+round trunc floor ceil hash format repr and rand or ror xor rxor lshift rlshift rshift rrshift
+"""
 for _type in (SymbolicInt, SymbolicFloat):
-    for _name in _REFUSED:
+    for _name in _REFUSED.split():
         setattr(_type, f"__{_name}__", _refused)
     for _name in expressions.COMPARISONS:
         setattr(_type, f"__{_name}__", _compared(_name))
-    _type.__ne__ = _differs  # type: ignore[method-assign]
-    _type.__bool__ = lambda self: bool(self._recorder.decide("truth", self._expression))  # type: ignore[method-assign]
+    setattr(_type, "__ne__", _differs)
+    setattr(_type, "__bool__", _is_true)
     for _name, _op in {"add": "add", "sub": "subtract"}.items():
         setattr(_type, f"__{_name}__", _computed(_op))
         setattr(_type, f"__r{_name}__", _computed(_op, swapped=True))
@@ -99,7 +103,12 @@ class SymbolicList(list[Any]):
     __slots__ = ("_expression", "_mixed", "_of_text", "_origin", "_recorder")
 
     def __init__(
-        self, recorder: Recorder, expression: Expression, origin: Origin | None, *, of_text: bool = False,
+        self,
+        recorder: Recorder,
+        expression: Expression,
+        origin: Origin | None,
+        *,
+        of_text: bool = False,
         mixed: bool = False,
     ) -> None:
         self._recorder, self._expression, self._origin = recorder, expression, origin
@@ -127,7 +136,7 @@ class SymbolicList(list[Any]):
             index += 1
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(list(iter(self)))
+        return iter([*self][::-1])
 
     def __contains__(self, item: object) -> bool:
         return any(item == own for own in self)
@@ -141,7 +150,11 @@ class SymbolicList(list[Any]):
     def _refuse(self, *args: object) -> Any:
         raise NotReplayable("a list of the row's is used as a whole")
 
-    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __add__ = __radd__ = __mul__ = __rmul__ = _refuse
+    def __eq__(self, other: object) -> bool:
+        return self._refuse() if isinstance(other, list) else NotImplemented
+
+    __ne__ = __eq__
+    __lt__ = __gt__ = __le__ = __ge__ = __add__ = __radd__ = __mul__ = __rmul__ = _refuse
     __repr__ = __str__ = __format__ = _refuse
 
 
@@ -177,7 +190,10 @@ class SymbolicMapping(dict[str, Any]):
         return ask_kind(self._recorder, Call("item", (self._expression, own.plain)), self._origin)
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def values(self) -> Any:
         return [self[key] for key in self.keys()]
@@ -188,7 +204,11 @@ class SymbolicMapping(dict[str, Any]):
     def _refuse(self, *args: object) -> Any:
         raise NotReplayable("a mapping of the row's is used as a whole")
 
-    __eq__ = __ne__ = __or__ = __ror__ = _refuse
+    def __eq__(self, other: object) -> bool:
+        return self._refuse() if isinstance(other, dict) else NotImplemented
+
+    __ne__ = __eq__
+    __or__ = __ror__ = _refuse
     __repr__ = __str__ = __format__ = _refuse
 
 
@@ -233,6 +253,4 @@ def _splitting(name: str) -> Callable[..., SymbolicList]:
     return split
 
 
-for _name in expressions.SPLITTING:
-    setattr(SymbolicText, _name, _splitting(_name))
-
+add_methods(expressions.SPLITTING, _splitting)
