@@ -52,6 +52,10 @@ class DocumentTokenizer:
         self._encoder = encoder
         self._formatter = formatter
 
+    def start_block(self) -> None:
+        if self._formatter is not None:
+            self._formatter.start_block()
+
     def tokenize(self, document: Document) -> list[Tokens]:
         """The documents that a row gives: one, or several where a text is split. Raises RejectRow."""
         try:
@@ -117,6 +121,7 @@ def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> To
     places: list[tuple[int, int, int]] = []
     rejects = list(block.rejects)
     truncated = 0
+    tokenizer.start_block()
     for source, position, document in zip(block.sources, block.positions, block.documents, strict=True):
         try:
             pieces = tokenizer.tokenize(document)

@@ -77,6 +77,10 @@ class ChatFormatter:
         self._closing = ends.closing
         self._controls = TokenFinder(self.control_tokens)
 
+    def start_block(self) -> None:
+        """A new sample of what is replayed goes through the template as well."""
+        self.template.start_block()
+
     def format(self, conversation: Conversation) -> Tokens:
         """Raises RejectRow."""
         messages = conversation.messages

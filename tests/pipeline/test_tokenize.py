@@ -59,6 +59,9 @@ class LetterFormatter(ChatFormatter):
     def __init__(self) -> None:
         """Without a template: nothing is rendered."""
 
+    def start_block(self) -> None:
+        """Nothing is replayed."""
+
     def format(self, conversation: Conversation) -> Tokens:
         contents = [(message, message.content or "") for message in conversation.messages]
         channel = [ASSISTANT if m.role == "assistant" else USER for m, content in contents for _ in content]

@@ -38,8 +38,8 @@ from pipeline.chat.traced import Origin, Traced
 from schemas.conversation import Message
 
 _PICK_OR_CALL_METHODS = """
-attr batch capitalize center d default dictsort first groupby items last list lower map max min reject rejectattr reverse
-safe select selectattr slice sort string sum trim unique upper
+attr batch capitalize center d default dictsort first groupby items last list lower map max min reject rejectattr
+reverse safe select selectattr slice sort string sum trim unique upper
 """
 _METHODS: dict[type, frozenset[str]] = {
     SymbolicText: frozenset((*KEEPING, *MIXING, *SPLITTING, *ASKING, "join")),
@@ -91,7 +91,7 @@ class RecordingEnvironment(TracingEnvironment):
         for name, function in MIXING_FILTERS.items():
             self.filters[name] = _mixing_filter(name, function)
         self.filters.update(length=_length, count=_length, join=_join, replace=_replace, tojson=_to_json)
-        is_sequence: Callable[[Any], bool] = self.tests["sequence"]
+        is_sequence: Any = self.tests["sequence"]
         self.tests["in"] = lambda value, values: value in haystack(values)
         self.tests["sequence"] = lambda value: isinstance(value, SymbolicText) or is_sequence(value)
 

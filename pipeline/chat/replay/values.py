@@ -90,8 +90,8 @@ for _type in (SymbolicInt, SymbolicFloat):
         setattr(_type, f"__{_name}__", _refused)
     for _name in expressions.COMPARISONS:
         setattr(_type, f"__{_name}__", _compared(_name))
-    setattr(_type, "__ne__", _differs)
-    setattr(_type, "__bool__", _is_true)
+    for _name, _method in {"ne": _differs, "bool": _is_true}.items():
+        setattr(_type, f"__{_name}__", _method)
     for _name, _op in {"add": "add", "sub": "subtract"}.items():
         setattr(_type, f"__{_name}__", _computed(_op))
         setattr(_type, f"__r{_name}__", _computed(_op, swapped=True))
