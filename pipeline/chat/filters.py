@@ -18,7 +18,7 @@ from pipeline.chat.traced import Run, Traced, TracedFloat, TracedInt, as_row_tex
 
 _PICK_OR_CALL_METHODS = """
 attr batch capitalize center count d default dictsort first groupby items last length list lower map max min reject
-rejectattr reverse select selectattr slice sort string sum trim unique upper wordcount
+rejectattr reverse select selectattr slice sort sum trim unique upper wordcount
 """
 KEEP_ORIGINS = frozenset(_PICK_OR_CALL_METHODS.split())
 
@@ -130,6 +130,7 @@ TRACED: dict[str, Callable[..., Any]] = {
     "escape": escape,
     "e": escape,
     "forceescape": escape,
+    "string": _text,
     "safe": _text,  # nothing is escaped in chat templates, so there is nothing to keep safe
     "format": _format,
 }

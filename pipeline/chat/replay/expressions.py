@@ -13,6 +13,7 @@ from operator import add, contains, eq, ge, getitem, gt, le, lt, sub
 from typing import Any, TypeAlias
 
 from pipeline.chat import filters
+from pipeline.chat.environment import printed
 from pipeline.chat.json_text import Style, write_json
 from pipeline.chat.traced import Origin, Run, Traced, concat, trace
 
@@ -94,7 +95,7 @@ ASKING = (
 )
 """String methods that answer yes or no."""
 COMPARISONS = {"eq": eq, "lt": lt, "le": le, "gt": gt, "ge": ge}
-MIXING_FILTERS = {"title": filters.title, "indent": filters.indent, "escape": filters.escape}
+MIXING_FILTERS = {name: filters.TRACED[name] for name in ("title", "indent", "escape", "e", "forceescape")}
 
 
 def _mapping(*items: Any) -> dict[Any, Any]:
@@ -132,12 +133,14 @@ PLAIN: dict[str, Callable[..., Any]] = {
     **{name: getattr(str, name) for name in (*KEEPING, *MIXING, *SPLITTING, *ASKING)},
     **_COMMON,
     "concat": lambda *parts: "".join(parts),
+    "printed": str,
     "tojson": _json,
 }
 TRACED: dict[str, Callable[..., Any]] = {
     **{name: getattr(Traced, name) for name in (*KEEPING, *MIXING, *SPLITTING, *ASKING)},
     **_COMMON,
     "concat": lambda *parts: concat(parts),
+    "printed": printed,
     "tojson": write_json,
 }
 

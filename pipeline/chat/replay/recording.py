@@ -11,7 +11,7 @@ from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context, LoopContext, Macro
 
 from pipeline.chat import filters, json_text
-from pipeline.chat.environment import SafeDict, SafeNamespace, TracingCodeGenerator, TracingEnvironment
+from pipeline.chat.environment import SafeDict, SafeNamespace, TracingCodeGenerator, TracingEnvironment, printed
 from pipeline.chat.replay.expressions import ASKING, KEEPING, MIXING, MIXING_FILTERS, SPLITTING, Call, Leaf, kind_of
 from pipeline.chat.replay.recorder import NotReplayable, Recorder
 from pipeline.chat.replay.symbols import (
@@ -39,7 +39,7 @@ from schemas.conversation import Message
 
 _PICK_OR_CALL_METHODS = """
 attr batch capitalize center d default dictsort first groupby items last list lower map max min reject rejectattr
-reverse safe select selectattr slice sort string sum trim unique upper
+reverse safe select selectattr slice sort sum trim unique upper
 """
 _METHODS: dict[type, frozenset[str]] = {
     SymbolicText: frozenset((*KEEPING, *MIXING, *SPLITTING, *ASKING, "join")),
@@ -90,10 +90,18 @@ class RecordingEnvironment(TracingEnvironment):
                 self.filters[name] = _unless_symbolic(name, function)
         for name, function in MIXING_FILTERS.items():
             self.filters[name] = _mixing_filter(name, function)
-        self.filters.update(length=_length, count=_length, join=_join, replace=_replace, tojson=_to_json)
+        self.filters.update(
+            length=_length, count=_length, join=_join, replace=_replace, string=_string, tojson=_to_json
+        )
         is_sequence: Any = self.tests["sequence"]
         self.tests["in"] = lambda value, values: value in haystack(values)
         self.tests["sequence"] = lambda value: isinstance(value, SymbolicText) or is_sequence(value)
+
+    @staticmethod
+    def printed(value: Any) -> str:
+        if isinstance(value, SymbolicMapping | SymbolicList) and not value._of_text:
+            return SymbolicText(value._recorder, (Derived(Call("printed", (value._expression,)), value._origin),))
+        return printed(value)
 
     def join_values(self, values: Iterable[Any]) -> Traced:
         return join_parts(map(self.printed, values))
@@ -124,7 +132,10 @@ class RecordingEnvironment(TracingEnvironment):
         if isinstance(obj, str) and symbol is not None:
             obj = constant(symbol._recorder, obj)
         elif type(obj) is dict and isinstance(argument, SymbolicText):
-            argument = next((key for key in obj if argument == key), MARK)
+            own = next((key for key in obj if argument == key), None)
+            if own is None:
+                raise NotReplayable("a table does not have it")
+            argument = own
         elif symbol is not None and not isinstance(obj, SYMBOLIC):
             raise NotReplayable("something is looked up by it")
         return super().getitem(obj, argument)
@@ -165,6 +176,12 @@ def _length(value: Any) -> Any:
     return make_number(value._recorder, Call("length", (value._expression,)), None)
 
 
+def _string(value: Any) -> Any:
+    if isinstance(value, SymbolicMapping | SymbolicList):
+        return RecordingEnvironment.printed(value)
+    return filters.TRACED["string"](value)
+
+
 def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> Any:
     symbol = find_symbol([text, old, new])
     if symbol is None:
@@ -193,7 +210,7 @@ def _uniform_origin(value: Any) -> Origin | None:
     if isinstance(value, SymbolicText):
         piece = value._pieces[0]
         return piece.origin if len(value._pieces) == 1 and not (isinstance(piece, Derived) and piece.mixed) else None
-    if isinstance(value, SymbolicMapping) or (isinstance(value, SymbolicList) and not value._of_text):
+    if isinstance(value, SymbolicMapping | SymbolicList) and not value._of_text:
         return value._origin
     return None
 

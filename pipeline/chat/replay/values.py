@@ -162,7 +162,7 @@ class SymbolicMapping(dict[str, Any]):
     """A mapping of the row's that has a key; empty underneath. Its keys are constants once they were asked."""
 
     __slots__ = ("_expression", "_origin", "_recorder")
-    _mixed = False
+    _of_text = False
 
     def __init__(self, recorder: Recorder, expression: Expression, origin: Origin) -> None:
         self._recorder, self._expression, self._origin = recorder, expression, origin
