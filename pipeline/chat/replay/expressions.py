@@ -177,14 +177,14 @@ def _compile(
         constant = text(expression) if isinstance(expression, Text) else expression
         return lambda leaves: constant
     function = ops[expression.op]
-    getters = [_compile(arg, ops, leaf, text) for arg in expression.args]
-    if not getters:
+    if not expression.args:
         return lambda leaves: function()
-    first, rest = getters[0], getters[1:]
-    if any(isinstance(arg, Leaf | Call | Text) for arg in expression.args[1:]):
-        return lambda leaves: function(first(leaves), *[get(leaves) for get in rest])
-    constants = expression.args[1:]
-    return lambda leaves: function(first(leaves), *constants)
+    first, *others = expression.args
+    get = _compile(first, ops, leaf, text)
+    if any(isinstance(arg, Leaf | Call | Text) for arg in others):
+        getters = [_compile(arg, ops, leaf, text) for arg in others]
+        return lambda leaves: function(get(leaves), *[getter(leaves) for getter in getters])
+    return lambda leaves: function(get(leaves), *others)
 
 
 def is_of_row(expression: Any) -> bool:

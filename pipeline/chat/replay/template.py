@@ -26,8 +26,8 @@ FIRST_CHECKED, CHECKED_ONE_IN = 32, 64
 MOST_STEPS = 500_000
 """Tests and pieces that a process keeps."""
 MOST_ONCE_SEEN = 10_000
-FREE_LESSONS, REPLAYS_PER_LESSON = 16, 4
-"""A structure learns while what it has learnt is used: a lesson costs as much as three renderings."""
+FREE_LESSONS, REPLAYS_PER_LESSON = 8, 4
+"""A structure learns while what it has learnt is used: a lesson costs several renderings."""
 
 
 class ReplayDiffers(AssertionError):

@@ -117,33 +117,28 @@ Node: TypeAlias = Branch | Program
 
 class Tree:
     def __init__(self) -> None:
-        self._root: Node | None = None
+        self._start: dict[Any, Node] = {}
 
     def find(self, leaves: Leaves, row: int) -> Program | None:
         """The program for a row; None where no row answered the tests as this one does."""
-        node = self._root
+        node = self._start.get(None)
         while isinstance(node, Branch):
             node = _past_row(node, leaves, row) if node.of_row else node.outcomes.get(node.get(leaves))
         return node
 
     def add(self, answers: Mapping[Call, Any], program: Program) -> None:
-        """Raises NotReplayable where the template asked another question after the same answers."""
-        nodes: list[Node] = [*map(Branch, answers), program]
-        for node, outcome, following in zip(nodes, answers.values(), nodes[1:], strict=False):
-            assert isinstance(node, Branch)
-            node.outcomes[outcome] = following
-        if self._root is None:
-            self._root = nodes[0]
-            return
-        known = self._root
-        for node, outcome in zip(nodes, answers.values(), strict=False):
-            if not (isinstance(known, Branch) and isinstance(node, Branch) and known.test == node.test):
+        """Raises NotReplayable where the template did otherwise after the same answers."""
+        outcomes, last = self._start, None
+        for test, outcome in answers.items():
+            node = outcomes.get(last)
+            if node is None:
+                node = outcomes[last] = Branch(test)
+            if not isinstance(node, Branch) or node.test != test:
                 raise NotReplayable("the template asks differently after the same answers")
-            if outcome not in known.outcomes:
-                known.outcomes[outcome] = node.outcomes[outcome]
-                return
-            known = known.outcomes[outcome]
-        raise NotReplayable("the template writes differently after the same answers")
+            outcomes, last = node.outcomes, outcome
+        if last in outcomes:
+            raise NotReplayable("the template writes differently after the same answers")
+        outcomes[last] = program
 
 
 def _past_row(start: Branch, leaves: Leaves, row: int) -> Node | None:
