@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from pipeline.chat.replay.expressions import kind_of
@@ -36,36 +37,39 @@ class View(NamedTuple):
 
 
 class Structures:
-    """Numbers the structures of messages as they come. Remembers the last conversation, whose prompts come next."""
+    """Numbers the structures of messages as they come. Remembers the last conversation, whose prompts come next.
+
+    Threads may share it: a number is drawn before it is known whether it is needed, and each attribute is read once.
+    """
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._numbers: dict[Frozen, int] = {}
-        self._messages: Sequence[Message] = ()
-        self._groups: list[Group] = []
+        self._last: tuple[Sequence[Message], list[Group]] = ((), [])
         self._rows: dict[str | None, tuple[Group, int]] = {}
-        self._row_numbers = itertools.count()
+        self._counter = itertools.count()
 
     def view(self, messages: Sequence[Message], tools: str | None, *, add_generation_prompt: bool) -> View:
         """Raises what the template's view of a message raises."""
         row, number = self._rows.get(tools) or self._add_row(tools)
-        groups = [self._message_group(message, index) for index, message in enumerate(messages)]
-        if len(groups) > len(self._groups) or messages[0] is not self._messages[0]:
-            self._messages, self._groups = messages, groups
+        known_messages, known = self._last
+        groups = [
+            known[index]
+            if index < len(known) and known_messages[index] is message
+            else self._group(partial(self._template.message_view, message, index))
+            for index, message in enumerate(messages)
+        ]
+        if len(groups) > len(known) or (groups and messages[0] is not known_messages[0]):
+            self._last = messages, groups
         groups = [*groups, row]
         structure = (add_generation_prompt, *(group.structure for group in groups))
         return View(structure, [group.leaves for group in groups], number)
 
     def _add_row(self, tools: str | None) -> tuple[Group, int]:
+        row = self._group(partial(self._template.row_view, tools)), next(self._counter)
         if len(self._rows) >= MOST_ROWS:
             self._rows.clear()
-        row = self._group(lambda make_leaf: self._template.row_view(tools, make_leaf)), next(self._row_numbers)
         return self._rows.setdefault(tools, row)
-
-    def _message_group(self, message: Message, index: int) -> Group:
-        if index < len(self._groups) and self._messages[index] is message:
-            return self._groups[index]
-        return self._group(lambda make_leaf: self._template.message_view(message, index, make_leaf))
 
     def _group(self, view: Callable[[MakeLeaf], dict[str, Any]]) -> Group:
         leaves: list[Any] = []
@@ -79,7 +83,7 @@ class Structures:
         if number is None:
             if len(self._numbers) >= MOST_GROUPS:
                 return Group(UNKNOWN, ())
-            number = self._numbers[frozen] = len(self._numbers)
+            number = self._numbers.setdefault(frozen, next(self._counter))
         return Group(number, tuple(leaves))
 
 

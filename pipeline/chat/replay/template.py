@@ -23,8 +23,8 @@ from schemas.rejects import RejectRow
 
 FIRST_CHECKED, CHECKED_ONE_IN = 32, 64
 """Replayed renderings of a block that are compared with the template's own: the first ones, then one in so many."""
-MOST_STEPS = 500_000
-"""Tests and pieces that a process keeps."""
+MOST_STEPS = 100_000
+"""Tests and pieces that a process keeps, one or two kilobytes each."""
 MOST_ONCE_SEEN = 10_000
 FREE_LESSONS, REPLAYS_PER_LESSON = 8, 4
 """A structure learns while what it has learnt is used: a lesson costs several renderings."""
@@ -141,8 +141,9 @@ class ReplayingTemplate:
     def _recorder(self) -> RecordingTemplate:
         if self._recording is None:
             template = self.template
-            self._recording = RecordingTemplate(template.source, template.variables, template.clock)
-            self._recording.tool_arguments = template.tool_arguments
+            recording = RecordingTemplate(template.source, template.variables, template.clock)
+            recording.tool_arguments = template.tool_arguments
+            self._recording = recording
         return self._recording
 
     def _check(self, replayed: Traced, request: Request) -> None:
