@@ -199,6 +199,8 @@ BODIES = [
     "{{ messages[0].data | length }}",
     "{% for key, value in messages[0].data | dictsort %}{{ key }}{{ value is mapping }}{{ value | tojson }}{% endfor %}"
     "{{ messages[0].data | tojson }}{{ messages[0].data.a }}{{ 'a' in messages[0].data }}",
+    "{{ messages[0].data | tojson(indent=2, sort_keys=true) }}"
+    "{{ messages[0].data | tojson(ensure_ascii=true, separators=(',', ':')) }}",
     "{% if messages[0].data.a is integer and messages[0].data.a > 1 %}{{ messages[0].data.a + 1 }}{% endif %}",
     "{% if messages[0].data.b is sequence and messages[0].data.b is not string %}{{ messages[0].data.b | length }}"
     "{% for x in messages[0].data.b %}{{ x }}{% endfor %}{% endif %}{{ messages[0].data.get('b') }}",
@@ -258,6 +260,35 @@ def test_every_operation(body: str) -> None:
     check()
     assert template.replayed > 100
     assert not template.refusals
+
+
+def test_every_kind_of_value() -> None:
+    kinds = ("boolean", "float", "integer", "mapping", "none", "number", "sequence", "iterable", "string", "undefined")
+    asked = "".join(f"{{{{ messages[0].data.a is {kind} }}}} " for kind in kinds)
+    template = make(asked + "{{ messages[0].data.a | tojson }}{{ messages[0].data.a }}")
+    values = [
+        1,
+        1.0,
+        1.5,
+        -7,
+        2**70,
+        float("inf"),
+        "1",
+        "",
+        True,
+        False,
+        [],
+        {},
+        [1],
+        [None, []],
+        {"b": []},
+        [[]],
+        [{}],
+    ]
+    rows = [chat("", "", {"a": value}) for value in values] + [chat("", "", {"b": 1}), chat("", "", {})]
+    compare(template, [row for row in rows for _ in range(2)], prompts=0)
+    compare(template, rows[::-1], prompts=0)
+    assert template.replayed >= 1.5 * len(rows)
 
 
 @pytest.mark.parametrize("body", REFUSED)
