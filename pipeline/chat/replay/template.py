@@ -134,7 +134,7 @@ class ReplayingTemplate:
                 raise NotReplayable("the recording does not write what the template writes")
             shapes.tree.add(recording.answers, program)
             self._steps += len(recording.answers) + len(recording.pieces)
-        except NotReplayable as refusal:
+        except (NotReplayable, RecursionError) as refusal:
             shapes.lessons += FREE_LESSONS
             self.refusals[str(refusal)] += 1
 
