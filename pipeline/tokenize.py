@@ -62,6 +62,10 @@ class DocumentTokenizer:
         self._mode = config.control_tokens.mode
         self._controls = [token.content for token in encoder.added_tokens if token.special]
 
+    def start_block(self) -> None:
+        if self._formatter is not None:
+            self._formatter.start_block()
+
     def tokenize(self, document: Document) -> list[Tokens]:
         """The documents that a row gives: one, or several where a text or a history is split. Raises RejectRow."""
         if self._mode == "reject":
@@ -142,6 +146,7 @@ def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> To
     places: list[tuple[int, int, int]] = []
     rejects = list(block.rejects)
     truncated = 0
+    tokenizer.start_block()
     for source, position, document in zip(block.sources, block.positions, block.documents, strict=True):
         try:
             pieces = tokenizer.tokenize(document)

@@ -57,9 +57,9 @@ class GenerationBlock(jinja2.ext.Extension):
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
 
-    def _mark(self, caller: Callable[[], str]) -> Traced:
+    def _mark(self, caller: Callable[[], str]) -> str:
         start, end = Traced("", (Run(0, GENERATION_START),)), Traced("", (Run(0, GENERATION_END),))
-        return concat((start, caller(), end))
+        return self.environment.concat((start, caller(), end))
 
 
 class SafeDict:
@@ -221,7 +221,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return lambda *args, **kwargs: filters.brace_format(formatter, template, args, kwargs)
 
 
-_OURS = {
+_OURS: dict[type, frozenset[str]] = {
     made: frozenset([*dir(made), *made.__annotations__]) - frozenset(dir(made.__base__))
     for made in (Traced, TracedInt, TracedFloat)
 }
@@ -229,4 +229,4 @@ _OURS = {
 
 def _is_ours(obj: Any, attribute: str) -> bool:
     """Whether it is an attribute that a traced value has beyond the plain one's."""
-    return attribute in _OURS.get(type(obj), ())
+    return any(attribute in _OURS.get(made, ()) for made in type(obj).__mro__)

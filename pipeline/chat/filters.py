@@ -21,7 +21,7 @@ from pipeline.chat.traced_values import TracedFloat, TracedInt, first_origin
 
 _PICK_OR_CALL_METHODS = """
 attr batch capitalize center count d default dictsort first groupby items last length list lower map max min reject
-rejectattr reverse select selectattr slice sort string trim unique upper wordcount
+rejectattr reverse select selectattr slice sort trim unique upper wordcount
 """
 KEEP_ORIGINS = frozenset(_PICK_OR_CALL_METHODS.split())
 
@@ -148,6 +148,7 @@ TRACED: dict[str, Callable[..., Any]] = {
     "escape": escape,
     "e": escape,
     "forceescape": escape,
+    "string": _text,
     "safe": _text,  # nothing is escaped in chat templates, so there is nothing to keep safe
     "format": _format,
     "sum": add_up,

@@ -14,6 +14,7 @@ from pipeline.chat.layout import ConversationRenderer, Layout
 from pipeline.chat.lexemes import Lexemes
 from pipeline.chat.probe import choose_call_style, find_border_tokens, find_turn_ends
 from pipeline.chat.regions import Region
+from pipeline.chat.replay.template import ReplayingTemplate
 from pipeline.chat.spans import outside_spans
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
@@ -77,6 +78,7 @@ class ChatFormatter:
         self._lexemes = Lexemes(added, self._ends.tokens, self._ends.stops)
         border = find_border_tokens(template, added, self._lexemes)
         self.template = template
+        self.replaying = ReplayingTemplate(template)
         self.encoder = with_chosen_controls(encoder, self._ends.tokens, border, control_tokens)
         self.control_tokens = tuple(token for token in self.encoder.added_tokens if token.special)
         self.end_ids = sorted(token.id for token in self._ends.tokens)
@@ -92,6 +94,10 @@ class ChatFormatter:
         pieces = renderer.pieces() if self._split_history else [Piece(0, len(conversation.messages))]
         return [self._format(conversation, renderer, piece) for piece in pieces]
 
+    def start_block(self) -> None:
+        """A new sample of what is replayed goes through the template as well."""
+        self.replaying.start_block()
+
     def format(self, conversation: Conversation) -> Tokens:
         """The whole conversation as one document. Raises RejectRow."""
         whole = Piece(0, len(conversation.messages))
@@ -106,7 +112,7 @@ class ChatFormatter:
         return self._renderer(conversation).lay_out(len(conversation.messages))
 
     def _renderer(self, conversation: Conversation) -> ConversationRenderer:
-        return ConversationRenderer(conversation, self.template, self._ends, self._lexemes)
+        return ConversationRenderer(conversation, self.replaying, self._ends, self._lexemes)
 
     def _format(self, conversation: Conversation, renderer: ConversationRenderer, piece: Piece) -> Tokens:
         messages = conversation.messages[: piece.stop]

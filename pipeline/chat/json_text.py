@@ -29,9 +29,19 @@ def to_json(
     sort_keys: bool = False,
 ) -> Traced:
     """Raises TypeError for what JSON cannot hold."""
+    return write_json(value, make_style(ensure_ascii, indent, separators, sort_keys))
+
+
+def make_style(
+    ensure_ascii: bool, indent: int | str | None, separators: tuple[str, str] | None, sort_keys: bool
+) -> Style:
     comma, colon = separators or ("," if indent is not None else ", ", ": ")
     margin = " " * indent if isinstance(indent, int) else indent
-    written = concat(_pieces(value, Style(ensure_ascii, margin, comma, colon, sort_keys), 0))
+    return Style(ensure_ascii, margin, comma, colon, sort_keys)
+
+
+def write_json(value: Any, style: Style) -> Traced:
+    written = concat(_pieces(value, style, 0))
     return written if first_origin(value) is None else _adopt_structure(written)
 
 

@@ -8,7 +8,7 @@ from pipeline.chat.history import Piece, split_history
 from pipeline.chat.lexemes import Lexemes
 from pipeline.chat.probe import TurnEnds
 from pipeline.chat.regions import Region, RowSpan, close_last_turn, find_regions, row_spans
-from pipeline.chat.template import ChatTemplate
+from pipeline.chat.replay.template import ReplayingTemplate
 from pipeline.chat.traced import Traced
 from schemas.conversation import Conversation
 
@@ -26,7 +26,9 @@ class Layout(NamedTuple):
 class ConversationRenderer:
     """Lays out a conversation and its beginnings; each rendering is made once."""
 
-    def __init__(self, conversation: Conversation, template: ChatTemplate, ends: TurnEnds, lexemes: Lexemes) -> None:
+    def __init__(
+        self, conversation: Conversation, template: ReplayingTemplate, ends: TurnEnds, lexemes: Lexemes
+    ) -> None:
         self._conversation = conversation
         self.assistants = [index for index, each in enumerate(conversation.messages) if each.role == "assistant"]
         self._template = template

@@ -2,10 +2,10 @@
 
 import json
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Any
+from typing import Any, TypeAlias
 
 import jinja2
 
@@ -22,11 +22,15 @@ ROW = Origin(-1, Field.ROW)
 OUTSIDE_SPANS = 1
 """The part of the characters of a message's content that its `spans` leave out."""
 
+MakeLeaf: TypeAlias = Callable[[Any, Origin], Any]
+
 
 class ChatTemplate:
     """`variables` are what else the template sees: the tokenizer's special tokens, the config's template_kwargs.
     `tool_arguments` are objects for as long as nothing has chosen for `auto`; `null_content` and `asks_for_date` are
     what probes have shown of it."""
+
+    make_environment: Callable[[date], TracingEnvironment] = TracingEnvironment
 
     def __init__(
         self, source: str, variables: Mapping[str, Any], clock: date, tool_arguments: ToolArguments = "auto"
@@ -34,7 +38,8 @@ class ChatTemplate:
         """Raises ConfigError for a template that does not compile."""
         self.source = source
         self.variables = dict(variables)
-        self.environment = TracingEnvironment(clock)
+        self.clock = clock
+        self.environment = self.make_environment(clock)
         self.tool_arguments: ToolArguments = tool_arguments
         self.null_content = False  # whether a message without content has a null, for templates that ask for one
         self.asks_for_date = False
@@ -52,18 +57,26 @@ class ChatTemplate:
         try:
             budget = self._budget(conversation)
             with limited(budget):
-                context = {
-                    **self.variables,
-                    **(_of_row(conversation.template_kwargs) or {}),
-                    "messages": [self._view(message, index) for index, message in enumerate(conversation.messages)],
-                    "tools": _of_row(conversation.tools),
-                    "documents": _of_row(conversation.documents),
-                    "add_generation_prompt": add_generation_prompt,
-                }
-                rendering = self._compiled.root_render_func(self._compiled.new_context(context))
+                rendering = self.run(self.context(conversation, trace, add_generation_prompt=add_generation_prompt))
                 return concat(rendering, budget.output)
         except Exception as error:  # a template may fail in any way on a row it was not written for
             raise RejectRow(Reason.TEMPLATE_ERROR, f"{self._line(error, rendering)}{_said(error)}"[:300]) from error
+
+    def context(
+        self, conversation: Conversation, make_leaf: MakeLeaf, *, add_generation_prompt: bool
+    ) -> dict[str, Any]:
+        """What the template sees; `make_leaf` makes what stands for each value of the row."""
+        messages = enumerate(conversation.messages)
+        return {
+            **self.variables,
+            **self.row_view(conversation, make_leaf),
+            "messages": [self.message_view(message, index, make_leaf) for index, message in messages],
+            "add_generation_prompt": add_generation_prompt,
+        }
+
+    def run(self, context: dict[str, Any]) -> Iterator[str]:
+        """The pieces of the rendering, made as they are taken."""
+        return self._compiled.root_render_func(self._compiled.new_context(context))
 
     def _budget(self, conversation: Conversation) -> Budget:
         messages = conversation.messages
@@ -89,45 +102,53 @@ class ChatTemplate:
         except RejectRow:
             return None
 
-    def _view(self, message: Message, index: int) -> dict[str, Any]:
+    def row_view(self, conversation: Conversation, make_leaf: MakeLeaf) -> dict[str, Any]:
+        """What the template sees of the row beside its messages."""
+        variables = json.loads(conversation.template_kwargs or "{}")
+        view = {key: make_leaf(value, ROW) for key, value in variables.items()}
+        for name, text in (("tools", conversation.tools), ("documents", conversation.documents)):
+            view[name] = None if text is None else make_leaf(json.loads(text), ROW)
+        return view
+
+    def message_view(self, message: Message, index: int, make_leaf: MakeLeaf) -> dict[str, Any]:
         """The message as the template sees it: null fields are absent; reasoning under all of the names that servers
         give it."""
         view: dict[str, Any] = {"role": message.role}
         if message.content is not None:
-            view["content"] = _content(message.content, message.spans, index)
+            body = make_leaf(message.content, Origin(index, Field.BODY))
+            view["content"] = body if message.spans is None else _with_spans(message.content, message.spans, index)
         elif self.null_content:
             view["content"] = None
         if message.reasoning_content is not None:
-            reasoning = trace(message.reasoning_content, Origin(index, Field.REASONING))
+            reasoning = make_leaf(message.reasoning_content, Origin(index, Field.REASONING))
             view["reasoning_content"] = view["thinking"] = view["reasoning"] = reasoning
         if message.tool_calls:
-            view["tool_calls"] = [self._call(call, index, part) for part, call in enumerate(message.tool_calls)]
+            calls = enumerate(message.tool_calls)
+            view["tool_calls"] = [self._call_view(call, index, part, make_leaf) for part, call in calls]
         others = {"tool_call_id": message.tool_call_id, "name": message.name, **message.extra}
         for key, value in others.items():
             if value is not None:
-                view[key] = trace(value, Origin(index, Field.OTHER))
+                view[key] = make_leaf(value, Origin(index, Field.OTHER))
         return view
 
-    def _call(self, call: ToolCall, index: int, part: int) -> dict[str, Any]:
-        given = call.arguments if self.tool_arguments == "string" else json.loads(call.arguments)
-        arguments = trace(given, Origin(index, Field.TOOL_CALL, part))
+    def _call_view(self, call: ToolCall, index: int, part: int, make_leaf: MakeLeaf) -> dict[str, Any]:
         view: dict[str, Any] = {"type": "function"}
         if call.id is not None:
-            view["id"] = trace(call.id, Origin(index, Field.CALL_ID, part))
-        view["function"] = {"name": trace(call.name, Origin(index, Field.CALL_NAME, part)), "arguments": arguments}
+            view["id"] = make_leaf(call.id, Origin(index, Field.CALL_ID, part))
+        arguments = call.arguments if self.tool_arguments == "string" else json.loads(call.arguments)
+        view["function"] = {
+            "name": make_leaf(call.name, Origin(index, Field.CALL_NAME, part)),
+            "arguments": make_leaf(arguments, Origin(index, Field.TOOL_CALL, part)),
+        }
         return view
 
 
-def _of_row(text: str | None) -> Any:
-    return None if text is None else trace(json.loads(text), ROW)
-
-
-def _content(text: str, spans: Sequence[Span] | None, index: int) -> Traced:
+def _with_spans(text: str, spans: Sequence[Span], index: int) -> Traced:
     """The content of message `index`: what lies between its spans is a part of its own."""
     inside, outside = Origin(index, Field.BODY), Origin(index, Field.BODY, OUTSIDE_SPANS)
     runs: list[Run] = []
     position = 0
-    for begin, end in ((0, len(text)),) if spans is None else spans:
+    for begin, end in spans:
         runs += [Run(begin - position, outside), Run(end - begin, inside)]
         position = end
     runs.append(Run(len(text) - position, outside))

@@ -59,6 +59,10 @@ class LetterFormatter(ChatFormatter):
     def __init__(self) -> None:
         """Without a template: nothing is rendered."""
         self.end_ids = []
+        self.blocks = 0
+
+    def start_block(self) -> None:
+        self.blocks += 1
 
     def documents(self, conversation: Conversation) -> list[Tokens]:
         contents = [(message, message.content or "") for message in conversation.messages]
@@ -93,6 +97,15 @@ def run(documents: list[Document], tokenizer: DocumentTokenizer, rejects: list[R
     positions = [10 * number for number in range(len(documents))]
     block = DocumentBlock(KEY, sources, positions, documents, rejects or [], bytes=77)
     return tokenize_documents(block, tokenizer)
+
+
+def test_a_block_begins_a_sample_of_replayed_renderings() -> None:
+    formatter = LetterFormatter()
+    tokenizer = make_tokenizer()
+    tokenizer._formatter = formatter
+    run([talk("a", "b"), talk("c", "d")], tokenizer)
+    run([talk("a", "b")], tokenizer)
+    assert formatter.blocks == 2
 
 
 def reason_of(document: Document, tokenizer: DocumentTokenizer) -> Reason:

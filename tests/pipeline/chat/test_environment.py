@@ -34,6 +34,7 @@ BODIES = [
     "{% filter upper %}a{{ messages[0].content }}{% endfilter %}",
     "{% for m in messages %}{{ loop.index }}{{ m.content }}{% if loop.last %}{% break %}{% endif %}{% endfor %}",
     "{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t + m.content %}{% endfor %}{{ ns.t }}",
+    "{{ [messages[0].content] | string }}",
     "{{ messages[0].content | e }}{{ messages[0].content | safe }}",
     "{{ messages[1].content | int + 1 }}",
     "{{ messages[0].content | wordcount }}{{ messages[0].content | length }}",

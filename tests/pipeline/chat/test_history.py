@@ -11,7 +11,7 @@ from template_cells import as_conversation
 from template_chats import chats
 
 from pipeline.chat.formatter import ChatFormatter, Tokens
-from pipeline.chat.template import ChatTemplate
+from pipeline.chat.replay.template import ReplayingTemplate
 from pipeline.chat.traced import Traced
 from schemas.channels import LAST_TURN, NO_LOSS
 from schemas.conversation import Conversation, Message, ToolCall
@@ -117,13 +117,13 @@ def test_a_long_agent_is_one_document(family: str, turns: int) -> None:
 def test_renderings_are_linear_in_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     formatter = splitting("qwen3")
     rendered: list[int] = []
-    render = ChatTemplate.render
+    render = ReplayingTemplate.render
 
-    def counted(template: ChatTemplate, conversation: Conversation, **named: Any) -> Traced:
+    def counted(template: ReplayingTemplate, conversation: Conversation, **named: Any) -> Traced:
         rendered.append(len(conversation.messages))
         return render(template, conversation, **named)
 
-    monkeypatch.setattr(ChatTemplate, "render", counted)
+    monkeypatch.setattr(ReplayingTemplate, "render", counted)
     counts = []
     for turns in (10, 20):
         rendered.clear()

@@ -1,0 +1,163 @@
+"""A chat template that renders rows of a shape it has learnt without running Jinja.
+
+The structure of a row (roles, the fields that each message has and of what kind they are) chooses a tree; the tests
+that the template made on the row's values choose a program in it; the program writes the very text and runs that the
+template would. Everything else goes through the template itself, and so does a sample of what is replayed.
+"""
+
+import zlib
+from collections import Counter
+from dataclasses import replace
+from typing import NamedTuple
+
+from pipeline.chat.replay.recorder import NotReplayable
+from pipeline.chat.replay.recording import RecordingTemplate
+from pipeline.chat.replay.structure import UNKNOWN, Structures, View
+from pipeline.chat.replay.symbols import Piece
+from pipeline.chat.replay.tree import Program, Stretch, Tree
+from pipeline.chat.template import ChatTemplate
+from pipeline.chat.traced import Traced
+from schemas.conversation import Conversation
+from schemas.rejects import RejectRow
+
+FIRST_CHECKED, CHECKED_ONE_IN = 32, 64
+"""Replayed renderings of a block that are compared with the template's own: the first ones, then one in so many."""
+MOST_STEPS = 100_000
+"""Tests and pieces that a process keeps, one or two kilobytes each."""
+MOST_ONCE_SEEN = 10_000
+FREE_LESSONS, REPLAYS_PER_LESSON = 8, 4
+"""A structure learns while what it has learnt is used: a lesson costs several renderings."""
+
+
+class ReplayDiffers(AssertionError):
+    """A replayed rendering is not the template's own."""
+
+
+class Request(NamedTuple):
+    conversation: Conversation
+    add_generation_prompt: bool
+
+    def render(self, template: ChatTemplate) -> Traced:
+        return template.render(self.conversation, add_generation_prompt=self.add_generation_prompt)
+
+
+class Shapes:
+    """What was learnt of rows of one structure."""
+
+    __slots__ = ("lessons", "replays", "tree")
+
+    def __init__(self) -> None:
+        self.tree = Tree()
+        self.lessons = self.replays = 0
+
+    @property
+    def learns(self) -> bool:
+        return self.lessons < FREE_LESSONS + self.replays // REPLAYS_PER_LESSON
+
+
+class ReplayingTemplate:
+    """Renders as `template` does. `replayed` and `rendered` count renderings, `refusals` why rows were not learnt."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.template = template
+        self.replayed = self.rendered = 0
+        self.refusals: Counter[str] = Counter()
+        self._recording: RecordingTemplate | None = None
+        self._structures = Structures(template)
+        self._shapes: dict[tuple[int, ...], Shapes] = {}
+        self._once_seen: set[tuple[int, ...]] = set()
+        self._stretches: dict[tuple[Piece, ...], Stretch] = {}
+        self._steps = 0
+        self._unchecked = FIRST_CHECKED
+
+    def start_block(self) -> None:
+        """A new sample begins."""
+        self._unchecked = FIRST_CHECKED
+
+    def prompt(self, conversation: Conversation, index: int) -> Traced | None:
+        """What serving sends before message `index` is written; None where the template refuses that."""
+        try:
+            given = replace(conversation, messages=conversation.messages[:index])
+            return self.render(given, add_generation_prompt=True)
+        except RejectRow:
+            return None
+
+    def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
+        """Raises RejectRow where the template does, and ReplayDiffers."""
+        request = Request(conversation, add_generation_prompt)
+        try:
+            view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
+            shapes = self._shapes.get(view.structure)
+            program = shapes.tree.find(view.leaves, view.row) if shapes else None
+            replayed = program.run(view.leaves, view.row) if program else None
+        except Exception:  # the template will say what is wrong with the row
+            return request.render(self.template)
+        if shapes is not None and replayed is not None:
+            shapes.replays += 1
+            self.replayed += 1
+            self._check(replayed, request)
+            return replayed
+        rendered = request.render(self.template)
+        self.rendered += 1
+        if shapes is None:
+            shapes = self._meet(view.structure)
+        if shapes is not None and shapes.learns and self._steps < MOST_STEPS:
+            self._learn(shapes, view, request, rendered)
+        return rendered
+
+    def _meet(self, structure: tuple[int, ...]) -> Shapes | None:
+        """A structure is worth a lesson when it comes a second time."""
+        if UNKNOWN in structure:
+            return None
+        if structure in self._once_seen:
+            return self._shapes.setdefault(structure, Shapes())
+        if len(self._once_seen) >= MOST_ONCE_SEEN:
+            self._once_seen.clear()
+        self._once_seen.add(structure)
+        return None
+
+    def _learn(self, shapes: Shapes, view: View, request: Request, rendered: Traced) -> None:
+        shapes.lessons += 1
+        try:
+            recording = self._recorder().record(*request)
+            program = Program(recording.pieces, self._stretches)
+            if difference(program.run(view.leaves, view.row), rendered):
+                raise NotReplayable("the recording does not write what the template writes")
+            shapes.tree.add(recording.answers, program)
+            self._steps += len(recording.answers) + len(recording.pieces)
+        except (NotReplayable, RecursionError) as refusal:
+            shapes.lessons += FREE_LESSONS
+            self.refusals[str(refusal)] += 1
+
+    def _recorder(self) -> RecordingTemplate:
+        if self._recording is None:
+            template = self.template
+            recording = RecordingTemplate(template.source, template.variables, template.clock)
+            recording.tool_arguments, recording.null_content = template.tool_arguments, template.null_content
+            self._recording = recording
+        return self._recording
+
+    def _check(self, replayed: Traced, request: Request) -> None:
+        """Compare a sample, chosen by its text so that it is the same whatever came before."""
+        self._unchecked -= 1
+        if self._unchecked < 0 and zlib.crc32(replayed.plain.encode("utf-8", "surrogatepass")) % CHECKED_ONE_IN:
+            return
+        try:
+            different = difference(replayed, request.render(self.template))
+        except RejectRow as reject:
+            different = f"the template refuses the row: {reject.reason}"
+        if different:
+            roles = " ".join(message.role for message in request.conversation.messages)
+            tools = "no tools" if request.conversation.tools is None else "tools"
+            raise ReplayDiffers(f"a replayed rendering differs from the template's: {different}; {roles}; {tools}")
+
+
+def difference(replayed: Traced, rendered: Traced) -> str:
+    """Where two renderings differ, empty where they do not."""
+    if replayed.plain != rendered.plain:
+        return f"texts of {len(replayed)} and {len(rendered)} characters"
+    if replayed.runs != rendered.runs:
+        pairs = zip(replayed.runs, rendered.runs, strict=False)
+        place = next((n for n, pair in enumerate(pairs) if pair[0] != pair[1]), -1)
+        return f"run {place} of {len(replayed.runs)} and {len(rendered.runs)}"
+    return ""
