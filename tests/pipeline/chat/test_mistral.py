@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_folders import package_file
 
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.shipped import shipped_template
 from pipeline.chat.template import ChatTemplate
 from schemas.policy import DEFAULT_POLICY
 from schemas.rejects import RejectRow
-from tests.conftest import package_file
 from tests.support.chats import Chat, as_conversation
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}

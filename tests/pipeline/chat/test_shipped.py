@@ -5,11 +5,11 @@ from datetime import date
 from typing import Any
 
 import pytest
+from model_folders import trl_template
 
 from pipeline.chat.shipped import shipped_template
 from pipeline.chat.template import ChatTemplate
 from schemas.rejects import RejectRow
-from tests.conftest import trl_template
 from tests.support.chats import Chat, as_conversation
 
 VARIABLES = {"bos_token": "<bos>", "eos_token": "<eos>"}
