@@ -28,14 +28,13 @@ from schemas.conversation import Conversation, Message
 class Turn:
     """An assistant turn: tokens [start, end) of a document lie in the generated region of message `message`.
 
-    `terminated`: the last of them is an end token. `served`: the region begins where the served prompt ends.
-    `reasoning_dropped`: the row has reasoning that the template did not emit.
+    `served`: the region begins where the served prompt ends. `reasoning_dropped`: the row has reasoning that the
+    template did not emit.
     """
 
     message: int
     start: int
     end: int
-    terminated: bool
     served: bool = True
     reasoning_dropped: bool = False
 
@@ -135,25 +134,23 @@ class ChatFormatter:
             straddling=straddling,
             turns=tuple(
                 replace(turn, reasoning_dropped=turn.message in dropped)
-                for turn in self._turns(layout.regions, region_of_token, encoded.ids)
+                for turn in _turns(layout.regions, region_of_token)
                 if turn.message >= piece.first
             ),
         )
-
-    def _turns(
-        self, regions: Sequence[Region], region_of_token: npt.NDArray[np.int32], ids: npt.NDArray[np.int32]
-    ) -> Iterator[Turn]:
-        """Regions without a token are left out: the tokens that hold their text begin before them."""
-        for number, region in enumerate(regions):
-            tokens = np.flatnonzero(region_of_token == number)
-            if len(tokens):
-                start, end = int(tokens[0]), int(tokens[-1]) + 1
-                yield Turn(region.message, start, end, int(ids[end - 1]) in self.end_ids, region.served)
 
     def _control_spans(self, layout: Layout) -> list[TokenSpan]:
         """Control tokens in template text only; typed in content they stay text."""
         found = template_tokens(layout.text, layout.rows, self._lexemes.added)
         return [span for span in found if span.id in self._control_ids]
+
+
+def _turns(regions: Sequence[Region], region_of_token: npt.NDArray[np.int32]) -> Iterator[Turn]:
+    """Regions without a token are left out: the tokens that hold their text begin before them."""
+    for number, region in enumerate(regions):
+        tokens = np.flatnonzero(region_of_token == number)
+        if len(tokens):
+            yield Turn(region.message, int(tokens[0]), int(tokens[-1]) + 1, region.served)
 
 
 def _weights(

@@ -37,7 +37,7 @@ def documents(draw: st.DrawFn) -> Tokens:
     message = 0
     for start, end in zip(places[::2], places[1::2], strict=False):
         message += draw(st.sampled_from((0, 2, 3)))
-        turns.append(Turn(message, start, end, draw(st.booleans()), draw(st.booleans()), draw(st.booleans())))
+        turns.append(Turn(message, start, end, draw(st.booleans()), draw(st.booleans())))
     ids = draw(st.lists(st.integers(0, 4), min_size=length, max_size=length))
     channel = draw(st.lists(st.sampled_from(LEGAL_BYTES), min_size=length, max_size=length))
     return Tokens(np.array(ids, np.int32), np.array(channel, np.uint8), turns=tuple(turns))
@@ -90,7 +90,7 @@ def test_an_open_turn_is_shown_by_its_place_and_ids() -> None:
     tokens = Tokens(
         np.array([9, 3, 4, 5, 6, 7, 1, 8], np.int32),
         np.array([NO_LOSS, trained, trained, trained, trained, trained, closed, 0], np.uint8),
-        turns=(Turn(5, 1, 7, True),),
+        turns=(Turn(5, 1, 7),),
     )
     audit = audit_turns([(4, 70, tokens)], DEFAULT_POLICY.table(), ENDS)
     assert audit.open_turns == (

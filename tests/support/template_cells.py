@@ -171,7 +171,7 @@ def compare(cell: Cell) -> Outcome:
     _compare_twin(cell, outcome, layout, seen, tools, text)
     _check_parts(cell, layout)
     outcome.turns, outcome.straddling = len(tokens.turns), tokens.straddling
-    outcome.terminated = sum(turn.terminated for turn in tokens.turns)
+    outcome.terminated = sum(int(tokens.input_ids[turn.end - 1]) in formatter.end_ids for turn in tokens.turns)
     outcome.dropped = sum(turn.reasoning_dropped for turn in tokens.turns)
     return outcome
 

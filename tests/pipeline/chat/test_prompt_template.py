@@ -67,7 +67,7 @@ def test_an_answer_is_trained_with_its_suffix_and_its_end() -> None:
     )
     assert formatter.encoder.decode(ids[trained].tolist()) == "b\n<|eot_id|>d\n<|eot_id|>"
     assert tokens.straddling == 0
-    assert [turn.terminated for turn in tokens.turns] == [True, True]
+    assert [int(tokens.input_ids[turn.end - 1]) in formatter.end_ids for turn in tokens.turns] == [True, True]
 
 
 def test_a_call_has_no_place_in_it() -> None:
