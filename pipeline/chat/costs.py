@@ -49,6 +49,12 @@ def _text_times_argument(given: Given) -> None:
     spend_text(lengths[0] * lengths[1] if len(lengths) == 2 else 0)
 
 
+def _parsed_digits(given: Given) -> None:
+    """Python itself limits the digits of a number in text, except in bases that are powers of two."""
+    if any(base in (2, 4, 8, 16, 32) for base in given[1:]):
+        _few_digits(sum(_lengths(given)))
+
+
 def _quadratic(given: Given) -> None:
     spend(sum(_lengths(given)) ** 2 >> 10)
 
@@ -57,7 +63,7 @@ _FURTHER_COSTS: dict[str, Callable[[Given], None]] = {
     "batch": lambda given: spend(_numbers(given)),
     "center": lambda given: spend_text(_numbers(given)),
     "indent": lambda given: spend_text(_numbers(given)),
-    "int": lambda given: _few_digits(sum(_lengths(given))),
+    "int": _parsed_digits,
     "pprint": _quadratic,
     "round": lambda given: _few_digits(_numbers(given)),
     "slice": lambda given: spend(_numbers(given)),

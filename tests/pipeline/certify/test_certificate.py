@@ -124,7 +124,7 @@ def test_only_text_where_the_ids_have_no_other_maker(tmp_path: Path, tokenizer: 
 
 
 def test_what_a_custom_function_returns(certify: Certify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_rows.py").write_text(
+    (tmp_path / "returning_rows.py").write_text(
         "from schemas.conversation import Conversation, Message\n"
         "def plain(row):\n    row['messages'].append({'role': 'user', 'content': 'more'})\n    return row\n"
         "def classes(row):\n    return Conversation((Message('user', 'a'), Message('assistant', 'b')))\n"
@@ -132,7 +132,7 @@ def test_what_a_custom_function_returns(certify: Certify, tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     source = chat_source(tmp_path, small_rows(20))
     for function, compared in (("plain", 20), ("classes", 0)):
-        found = certify({**source, "transform": {"type": "custom", "function": f"my_rows:{function}"}})
+        found = certify({**source, "transform": {"type": "custom", "function": f"returning_rows:{function}"}})
         assert (found.compared, found.passed, found.not_comparable) == (compared, compared, 20 - compared)
 
 

@@ -350,6 +350,12 @@ def test_an_error_names_the_innermost_line_of_the_template() -> None:
     assert detail("{% for m in messages %}\n{{ 1 / 0 }}{% endfor %}") == "line 2: ZeroDivisionError: division by zero"
 
 
+def test_a_long_text_that_is_no_number_is_none() -> None:
+    """Mistral's templates look whether a tool's result is a number, however long it is."""
+    result = Message(role="tool", content="12:30, as always. " * 1000)
+    assert make("{{ messages[0].content | int(7) }}").render(Conversation((result,))) == "7"
+
+
 def test_every_rendering_has_its_own_budget() -> None:
     made = make("{% for i in range(70000) %}{% endfor %}done")
     for _ in range(3):
