@@ -108,6 +108,8 @@ def _serve_folder(
     kwargs = given_variables(recipe.config)
 
     def apply_template(messages: Any, **given: Any) -> str:
+        if any(message.get("content", "") is None for message in messages):  # apply_chat_template would leave it out
+            return _render_bare(tokenizer.chat_template, messages, **(tokenizer.special_tokens_map | kwargs | given))
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **(kwargs | given)))
 
     def encode(text: str) -> list[int]:
