@@ -1,5 +1,6 @@
 """A config made ready: the tokenizer loaded, the template chosen, the recipe's identity known."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -80,9 +81,13 @@ def _tokenizer_settings(config: BuildConfig) -> dict[str, Any]:
 
 
 def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
+    """A template or a function of the user's may look at the order of keys, so what it is given is kept as text."""
     values = config.model_dump(mode="json")
     sources = [{key: source[key] for key in RECIPE_SOURCE_FIELDS} for source in values["sources"]]
-    given = {"clock": config.day, "template_kwargs": given_variables(config), "sources": sources}
+    for transform in (source["transform"] for source in sources):
+        if "args" in transform:
+            transform["args"] = json.dumps(transform["args"])
+    given = {"clock": config.day, "template_kwargs": json.dumps(given_variables(config)), "sources": sources}
     return {**{key: values[key] for key in RECIPE_FIELDS}, **given}
 
 
