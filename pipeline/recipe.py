@@ -1,6 +1,7 @@
 """A config made ready: the tokenizer loaded, the template chosen, the recipe's identity known."""
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -138,24 +139,28 @@ def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
 
 _loaded: dict[str, Tools] = {}
 """The tools of this process by recipe id: of one recipe at a time."""
+_loading = threading.RLock()
+"""A worker's threads ask for them all at once; one of them loads."""
 
 
 def keep_tools(recipe: Recipe, tools: Tools) -> None:
-    _loaded.clear()
-    _loaded[recipe.id] = tools
+    with _loading:
+        _loaded.clear()
+        _loaded[recipe.id] = tools
 
 
 def load_tools(recipe: Recipe) -> Tools:
     """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
-    if recipe.id not in _loaded:
-        tokenizer = load_tokenizer(recipe.config.tokenizer)
-        if tokenizer.sha256 != recipe.tokenizer_sha256:
-            raise DatasetError(
-                f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
-                f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
-            )
-        keep_tools(recipe, make_tools(recipe, tokenizer))
-    return _loaded[recipe.id]
+    with _loading:
+        if recipe.id not in _loaded:
+            tokenizer = load_tokenizer(recipe.config.tokenizer)
+            if tokenizer.sha256 != recipe.tokenizer_sha256:
+                raise DatasetError(
+                    f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
+                    f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
+                )
+            keep_tools(recipe, make_tools(recipe, tokenizer))
+        return _loaded[recipe.id]
 
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:

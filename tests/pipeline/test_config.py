@@ -1,6 +1,8 @@
 """The config of a build: what may be typed, and that no key is forgotten by the recipe."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from functools import lru_cache
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline import recipe
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Tokenizer, load_config
 from pipeline.encoders.load import load_tokenizer
@@ -199,6 +202,21 @@ def test_a_variable_that_is_no_json_is_refused() -> None:
 def test_the_pattern_alone_makes_another_recipe() -> None:
     one, other = ({"path": QWEN, "pattern": pattern} for pattern in (r"\s+|\S+", r"\S+|\s+|x"))
     assert recipe_id(config(tokenizer=one)) != recipe_id(config(tokenizer=other))
+
+
+def test_threads_that_ask_at_once_load_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = config(seed=1234)
+    made, loads = make_recipe(build, load(build.tokenizer.model_dump_json())), []
+
+    def slowly(settings: Tokenizer) -> LoadedTokenizer:
+        loads.append(settings)
+        time.sleep(0.05)
+        return load(settings.model_dump_json())
+
+    monkeypatch.setattr(recipe, "load_tokenizer", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: id(recipe.load_tools(made)), range(8)))
+    assert len(loads) == len(set(found)) == 1
 
 
 def test_the_bytes_of_the_tokenizer_make_another_recipe() -> None:
