@@ -1,5 +1,6 @@
 """The config of a build: every key, its type, its default."""
 
+import json
 import re
 from datetime import date
 from pathlib import Path
@@ -32,9 +33,13 @@ def _parse_bytes(value: Any) -> Any:
 
 
 def _check_variables(value: dict[str, Any]) -> dict[str, Any]:
-    for name in value:
+    for name, variable in value.items():
         if name in RESERVED_VARIABLES:
             raise ValueError(f"{name} is set by the rows and the build; give it in a column of the rows")
+        try:
+            json.dumps(variable)
+        except TypeError as error:  # such as a date, which YAML makes of a bare 2024-07-26
+            raise ValueError(f"{name}: {error}, and a server could not be sent it; put it in quotes") from error
     return value
 
 

@@ -1,5 +1,7 @@
 """A config made ready: the tokenizer loaded, the template chosen, the recipe's identity known."""
 
+import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -80,9 +82,13 @@ def _tokenizer_settings(config: BuildConfig) -> dict[str, Any]:
 
 
 def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
+    """A template or a function of the user's may look at the order of keys, so what it is given is kept as text."""
     values = config.model_dump(mode="json")
     sources = [{key: source[key] for key in RECIPE_SOURCE_FIELDS} for source in values["sources"]]
-    given = {"clock": config.day, "template_kwargs": given_variables(config), "sources": sources}
+    for transform in (source["transform"] for source in sources):
+        if "args" in transform:
+            transform["args"] = json.dumps(transform["args"])
+    given = {"clock": config.day, "template_kwargs": json.dumps(given_variables(config)), "sources": sources}
     return {**{key: values[key] for key in RECIPE_FIELDS}, **given}
 
 
@@ -133,24 +139,28 @@ def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
 
 _loaded: dict[str, Tools] = {}
 """The tools of this process by recipe id: of one recipe at a time."""
+_loading = threading.RLock()
+"""A worker's threads ask for them all at once; one of them loads."""
 
 
 def keep_tools(recipe: Recipe, tools: Tools) -> None:
-    _loaded.clear()
-    _loaded[recipe.id] = tools
+    with _loading:
+        _loaded.clear()
+        _loaded[recipe.id] = tools
 
 
 def load_tools(recipe: Recipe) -> Tools:
     """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
-    if recipe.id not in _loaded:
-        tokenizer = load_tokenizer(recipe.config.tokenizer)
-        if tokenizer.sha256 != recipe.tokenizer_sha256:
-            raise DatasetError(
-                f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
-                f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
-            )
-        keep_tools(recipe, make_tools(recipe, tokenizer))
-    return _loaded[recipe.id]
+    with _loading:
+        if recipe.id not in _loaded:
+            tokenizer = load_tokenizer(recipe.config.tokenizer)
+            if tokenizer.sha256 != recipe.tokenizer_sha256:
+                raise DatasetError(
+                    f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
+                    f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
+                )
+            keep_tools(recipe, make_tools(recipe, tokenizer))
+        return _loaded[recipe.id]
 
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Our ids of a row against those of the other stack."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -86,9 +87,9 @@ class Comparer:
             own = self._formatter.render(document).plain
             closing = next((end for end in ends.values() if own == text + end), "")
             return Comparison(_codes(text + closing), _codes(own), typed)
-        expected = self._oracle.encode(text)
-        if self._drops_turns and len(expected) > self._seq_len:
+        if self._drops_turns and max(map(len, self._formatter.documents(document))) > self._seq_len:
             return None
+        expected = self._oracle.encode(text)
         if typed:
             found = self._encoder.encode(self._formatter.render(document).plain, None).ids.tolist()
         if len(found) == len(expected) + 1 and found[-1] in ends:
@@ -99,7 +100,7 @@ class Comparer:
         return expected[: self._cut] if len(found) == self._cut else expected
 
     def _has_control_text(self, request: Request) -> bool:
-        texts = list(_strings(request))
+        texts = [*_strings(request), *_strings(_parsed_arguments(request))]
         return any(token.content in text for token in self._controls for text in texts)
 
 
@@ -116,6 +117,13 @@ def _strings(value: object) -> Iterable[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
+
+
+def _parsed_arguments(request: Request) -> list[object]:
+    """Of calls that the row has as JSON text, which may write a control token with escapes."""
+    calls = [call for message in request.get("messages", []) for call in message.get("tool_calls", [])]
+    given = [call["function"]["arguments"] for call in calls]
+    return [json.loads(arguments) for arguments in given if isinstance(arguments, str)]
 
 
 def ids_by_row(block: TokenBlock) -> dict[Place, Pieces]:

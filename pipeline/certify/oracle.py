@@ -3,6 +3,7 @@
 
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -61,23 +62,25 @@ def _with_arguments(message: Mapping[str, Any], form: ToolArguments) -> dict[str
 
 _loaded: dict[str, Oracle] = {}
 """The oracle of this process by recipe id: of one recipe at a time."""
+_loading = threading.Lock()
 
 
 def load_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
     """The oracle of this process. Raises DatasetError where it is not the one that was planned."""
-    if recipe.id not in _loaded:
-        here = certificate_here(recipe.config, tools.tokenizer.kind)
-        if here is None or not here.is_of(planned):
-            seen = "no transformers" if here is None else here.shown_versions
-            raise DatasetError(
-                f"certify: {seen} on this worker, {planned.shown_versions} where the build was started; "
-                "install the same on both, or build with --set certify=none"
-            )
-        oracle = _make_oracle(recipe, tools, planned)
-        _check_clock(oracle.clock)
-        _loaded.clear()
-        _loaded[recipe.id] = oracle
-    return _loaded[recipe.id]
+    with _loading:
+        if recipe.id not in _loaded:
+            here = certificate_here(recipe.config, tools.tokenizer.kind)
+            if here is None or not here.is_of(planned):
+                seen = "no transformers" if here is None else here.shown_versions
+                raise DatasetError(
+                    f"certify: {seen} on this worker, {planned.shown_versions} where the build was started; "
+                    "install the same on both, or build with --set certify=none"
+                )
+            oracle = _make_oracle(recipe, tools, planned)
+            _check_clock(oracle.clock)
+            _loaded.clear()
+            _loaded[recipe.id] = oracle
+        return _loaded[recipe.id]
 
 
 def _make_oracle(recipe: Recipe, tools: Tools, planned: Certificate) -> Oracle:
@@ -108,6 +111,8 @@ def _serve_folder(
     kwargs = given_variables(recipe.config)
 
     def apply_template(messages: Any, **given: Any) -> str:
+        if any(message.get("content", "") is None for message in messages):  # apply_chat_template would leave it out
+            return _render_bare(tokenizer.chat_template, messages, **(tokenizer.special_tokens_map | kwargs | given))
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **(kwargs | given)))
 
     def encode(text: str) -> list[int]:

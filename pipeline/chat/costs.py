@@ -22,7 +22,7 @@ _SHALLOW_FILTERS = frozenset(
 )
 """They hand their value's elements on as they are. All others may print or compare them."""
 _WIDTH_METHODS = frozenset(["center", "ljust", "rjust", "zfill"])
-_PRODUCT_METHODS = frozenset(["lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"])
+PRODUCT_METHODS = frozenset(["lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"])
 """Their time is the length of the text times that of the argument."""
 
 NOT_AVAILABLE = frozenset(["encode", "from_bytes", "maketrans", "to_bytes", "translate"])
@@ -125,7 +125,7 @@ def count_call(owner: Any, name: str, given: Given) -> None:
             spend_text(_numbers((owner, *given)))
         elif name == "expandtabs":
             spend_text(len(owner) * (_numbers((owner, *given)) or 8))
-        elif name in _PRODUCT_METHODS:
+        elif name in PRODUCT_METHODS:
             spend_text(sum(len(owner) * length for length in _lengths(given) if length > 64))
     elif name in ("count", "index"):
         weigh(owner)

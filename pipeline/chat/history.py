@@ -19,12 +19,17 @@ class Piece(NamedTuple):
 
 
 def split_history(
-    assistants: Sequence[int], count: int, written: Callable[[int], str], prompt: Callable[[int], str | None]
+    assistants: Sequence[int],
+    count: int,
+    written: Callable[[int], str],
+    prompt: Callable[[int], str | None],
+    whole: Callable[[], str],
 ) -> list[Piece]:
     """The pieces of a conversation of `count` messages.
 
     `written(i)` is the rendering of messages[:i + 1] through what the model writes of the last; `prompt(i)` is what is
-    served before it, None where the template refuses that.
+    served before it, None where the template refuses that; `whole` is the rendering of all messages, which the last
+    turn may have to be kept apart from where a question or a result follows it.
     """
     pieces = []
     first = 0
@@ -34,4 +39,8 @@ def split_history(
         if not all(text is None or text.startswith(before) for text in later):
             pieces.append(Piece(first, turn + 1))
             first = turn + 1
+    last = max(assistants, default=count - 1)
+    if last < count - 1 and not whole().startswith(written(last)):
+        pieces.append(Piece(first, last + 1))
+        first = last + 1
     return [*pieces, Piece(first, count)]

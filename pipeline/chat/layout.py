@@ -58,7 +58,8 @@ class ConversationRenderer:
 
     def pieces(self) -> list[Piece]:
         """The documents of `reasoning_history: split`."""
-        return split_history(self.assistants, len(self._conversation.messages), self._written, self.prompt)
+        count = len(self._conversation.messages)
+        return split_history(self.assistants, count, self._written, self.prompt, lambda: self._render(count).plain)
 
     def _written(self, index: int) -> str:
         """messages[:index + 1] through what the model writes of the last. Raises RejectRow."""

@@ -1,6 +1,8 @@
 """The config of a build: what may be typed, and that no key is forgotten by the recipe."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from functools import lru_cache
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline import recipe
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Tokenizer, load_config
 from pipeline.encoders.load import load_tokenizer
@@ -181,9 +184,39 @@ def test_a_recipe_changes_with_what_decides_the_bytes_and_with_nothing_else(name
     assert (recipe_id(config(**changes)) != recipe_id(config())) == decides
 
 
+def test_the_order_of_keys_that_a_template_or_a_function_sees_makes_another_recipe() -> None:
+    """`{{ schema | tojson }}` prints it."""
+    one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    variables = [recipe_id(config(template_kwargs={"schema": schema})) for schema in (one, other)]
+    custom = [{"type": "custom", "function": "json:loads", "args": {"schema": schema}} for schema in (one, other)]
+    functions = [recipe_id(config(sources=[{"path": "a.jsonl", "transform": transform}])) for transform in custom]
+    assert len({*variables, *functions}) == 4
+
+
+def test_a_variable_that_is_no_json_is_refused() -> None:
+    """YAML makes a date of a bare 2024-07-26, which no server can be sent and no file of the data set can hold."""
+    with pytest.raises(ValidationError, match=r"day: .*date is not JSON.*put it in quotes"):
+        config(template_kwargs={"day": date(2024, 7, 26)})
+
+
 def test_the_pattern_alone_makes_another_recipe() -> None:
     one, other = ({"path": QWEN, "pattern": pattern} for pattern in (r"\s+|\S+", r"\S+|\s+|x"))
     assert recipe_id(config(tokenizer=one)) != recipe_id(config(tokenizer=other))
+
+
+def test_threads_that_ask_at_once_load_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = config(seed=1234)
+    made, loads = make_recipe(build, load(build.tokenizer.model_dump_json())), []
+
+    def slowly(settings: Tokenizer) -> LoadedTokenizer:
+        loads.append(settings)
+        time.sleep(0.05)
+        return load(settings.model_dump_json())
+
+    monkeypatch.setattr(recipe, "load_tokenizer", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: id(recipe.load_tools(made)), range(8)))
+    assert len(loads) == len(set(found)) == 1
 
 
 def test_the_bytes_of_the_tokenizer_make_another_recipe() -> None:

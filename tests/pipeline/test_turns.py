@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.chat.formatter import ChatFormatter, Tokens, Turn
+from pipeline.report import turn_warnings
 from pipeline.tokenize import truncate
 from pipeline.turns import EXAMPLES, OpenTurn, TurnAudit, add_audits, audit_turns
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, unpack_channel
 from schemas.conversation import Conversation, Message, ToolCall
-from schemas.manifest import TurnCounts
+from schemas.manifest import Manifest, TurnCounts, Turns
 from schemas.policy import DEFAULT_POLICY, PRESETS, LossPolicy
 from schemas.rejects import RejectRow
 
@@ -226,3 +227,10 @@ def test_turns_that_are_cut_are_counted_apart() -> None:
             expected["cut"] = 1
         counts = audit_tokens(formatter, truncate(whole, length)).counts.get("0", TurnCounts())
         assert counts.model_dump(exclude_defaults=True) == expected
+
+
+@pytest.mark.parametrize(("history", "advises"), [("as_template", True), ("split", False)])
+def test_nobody_is_told_to_set_what_is_set(history: str, advises: bool) -> None:
+    turns = Turns(total=TurnCounts(trained=5, reasoning_dropped=1, not_served=2), sources={})
+    warnings = list(turn_warnings(Manifest.model_construct(config={"reasoning_history": history}, turns=turns)))
+    assert ["reasoning_history=split" in warning for warning in warnings] == [advises] * 2

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, TypeAlias
 
+from pipeline.chat.costs import PRODUCT_METHODS
 from pipeline.chat.replay import expressions
-from pipeline.chat.replay.expressions import Call, Expression, Text
+from pipeline.chat.replay.expressions import Call, Expression, Leaf, Text
 from pipeline.chat.replay.recorder import NotReplayable, Recorder
 from pipeline.chat.traced import GENERATION_END, GENERATION_START, Origin, Run, Traced, concat, runs_of
 
@@ -52,7 +53,10 @@ class SymbolicText(Traced):
         raise NotReplayable("its characters are looked at")
 
     def _derive(self, op: str, args: Iterable[Any], *, mixed: bool = False) -> "SymbolicText":
-        expression = Call(op, (self._expression, *map(lift, args)))
+        given = tuple(map(lift, args))
+        if op in PRODUCT_METHODS and any(isinstance(arg, Leaf | Call) for arg in given):
+            raise NotReplayable("its time is that of one text times another, which the template counts")
+        expression = Call(op, (self._expression, *given))
         piece = self._pieces[0] if len(self._pieces) == 1 else None
         if piece is None or mixed or (isinstance(piece, Derived) and piece.mixed):
             return SymbolicText(self._recorder, (Derived(expression, None, True),))

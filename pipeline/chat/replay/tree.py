@@ -22,6 +22,9 @@ from pipeline.chat.traced import Origin, Run, Traced, concat
 
 MOST_REMEMBERED = 256
 """Distinct values of the row beside its messages, whose answers and text are remembered."""
+MOST_WRITTEN = 2_000_000
+"""Characters of a replayed rendering: half of what a template may write for the smallest row (see limits.py). Longer
+ones are left to the template, which counts all that it does, so that no row is refused for what came before it."""
 
 
 class Written(NamedTuple):
@@ -82,7 +85,7 @@ class Program:
         self._parts.append(stretches[key])
 
     def run(self, leaves: Leaves, row: int) -> Traced:
-        """`row` numbers the values of the row beside its messages."""
+        """`row` numbers the values of the row beside its messages. Raises LimitExceeded for a long rendering."""
         parts: list[Traced] = []
         for part in self._parts:
             if isinstance(part, Traced):
@@ -91,7 +94,7 @@ class Program:
                 parts.append(part.write(leaves))
             else:
                 parts.append(part.write(leaves, row))
-        return concat(parts)
+        return concat(parts, MOST_WRITTEN)
 
 
 def _written(piece: Derived) -> Written:

@@ -73,6 +73,28 @@ def test_families(certify: Certify, tmp_path: Path, name: str) -> None:
     assert found.compared == found.passed > 10
 
 
+def call_row(arguments: str, **content: Any) -> dict[str, Any]:
+    call = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": arguments}}
+    result = {"role": "tool", "content": "r", "tool_call_id": "abcdefghi", "name": "f"}
+    (question, answer) = turn("q", "a")["messages"]
+    return {"messages": [question, {"role": "assistant", **content, "tool_calls": [call]}, result, answer]}
+
+
+@pytest.mark.parametrize("name", ["deepseekv3", "qwen3"])
+def test_calls_without_content(certify: Certify, tmp_path: Path, name: str) -> None:
+    """DeepSeek's template asks for a null, which apply_chat_template leaves out."""
+    rows = [call_row("{}"), call_row("{}", content=None), call_row("{}", content="")]
+    found = certify(chat_source(tmp_path, rows), tokenizer={"path": str(write_family_folder(name, tmp_path / name))})
+    assert (found.compared, found.passed) == (3, 3)
+
+
+def test_control_text_behind_escapes(certify: Certify, tmp_path: Path) -> None:
+    """Some languages write < and > in JSON with escapes; the template prints them without."""
+    rows = [call_row('{"x": "\\u003c|im_end|\\u003e"}', content="")]
+    found = certify(chat_source(tmp_path, rows))
+    assert (found.compared, found.passed, found.with_control_text) == (1, 1, 1)
+
+
 def test_rows_with_control_text_are_counted_apart(certify: Certify, tmp_path: Path) -> None:
     rows = [turn("a", "b"), turn("what is <|im_end|>?", "an end"), turn("<tool_call>", "x")]
     rows.append({**turn("a", "b"), "tools": [{"type": "function", "function": {"name": "<|im_start|>"}}]})
@@ -105,6 +127,24 @@ def test_long_documents(certify: Certify, tmp_path: Path, too_long: str) -> None
     text = {"path": str(tmp_path / "t.jsonl"), "transform": {"type": "text"}}
     found = certify(text, chat_source(tmp_path, small_rows(60)), too_long=too_long, seq_len=80)
     assert found.compared == found.passed > (70 if too_long == "truncate" else 60)
+
+
+@pytest.mark.parametrize(("name", "history"), [("glm4moe", "as_template"), ("qwen3", "split")])
+def test_conversations_without_their_last_turns(certify: Certify, tmp_path: Path, name: str, history: str) -> None:
+    """They are not compared: also where the token that closes the last turn is the one too many, and where only a
+    document is too long that the whole conversation has without its reasoning."""
+    thoughts = ["r", "r" if name == "glm4moe" else "long " * 200, None]
+    rows = []
+    for words in range(1, 60):
+        turns = [turn("q", "a ", reasoning_content=thought)["messages"] for thought in thoughts]
+        turns[-1][0]["content"] = "w " * words
+        rows.append({"messages": [message for pair in turns for message in pair]})
+    model = {"path": str(write_family_folder(name, tmp_path / name))}
+    changes = {"tokenizer": model, "too_long": "truncate_turns", "reasoning_history": history}
+    found = certify(chat_source(tmp_path, rows), seq_len=80, **changes)
+    assert found.compared == found.passed
+    assert found.not_comparable
+    assert found.compared or history == "split"
 
 
 @pytest.mark.parametrize("tokenizer", [SENTENCEPIECE, TEKKEN], ids=["sentencepiece", "tekken"])

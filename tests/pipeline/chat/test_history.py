@@ -85,6 +85,19 @@ def test_split_trains_every_turn_as_it_was_written(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", THINKING)
+def test_what_follows_the_last_turn_does_not_rewrite_it(family: str) -> None:
+    """A conversation that ends in a question: its last answer is trained as if that had not been asked."""
+    formatter, conversation = splitting(family), thinking_chat(2)
+    asked = replace(conversation, messages=(*conversation.messages, Message("user", "one more")))
+    pieces, without = formatter.documents(asked), formatter.documents(conversation)
+    trained = [trained_text(formatter, piece) for piece in pieces]
+    assert "".join(trained) == "".join(trained_text(formatter, piece) for piece in without)
+    assert not any(turn.reasoning_dropped for piece in pieces for turn in piece.turns)
+    assert np.array_equal(pieces[-1].input_ids, make_family(family).format(asked).input_ids)
+    assert len(pieces) == len(without) + (family not in ("qwen3_8", "muse_glimmer"))
+
+
+@pytest.mark.parametrize("family", THINKING)
 def test_no_token_is_trained_twice(family: str) -> None:
     """Under a policy that trains everything, what a piece repeats of earlier ones carries bit 7."""
     formatter = splitting(family)

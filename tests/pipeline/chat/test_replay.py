@@ -298,6 +298,24 @@ def test_what_is_not_listed_takes_the_slow_path(body: str) -> None:
     assert not template.replayed
 
 
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        ("{{ messages[0].content.lstrip(messages[1].content) }}", "a" * 60_000),
+        ("{% for n in range(200) %}{{ messages[0].content }}{% endfor %}", "a" * 200_000),
+    ],
+)
+def test_a_row_is_refused_whatever_came_before(body: str, content: str) -> None:
+    """What is past the template's limits is past them for a shape that was learnt, too."""
+    template, row = make(body), chat(content, content, {})
+    for number in range(50):
+        template.render(chat(f"row {number}", "row", {}))
+    with pytest.raises(RejectRow, match="LimitExceeded"):
+        template.template.render(row)
+    with pytest.raises(RejectRow, match="LimitExceeded"):
+        template.render(row)
+
+
 def test_a_wrong_replay_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first renderings of a block, and then one in so many, are compared with the template's own."""
     monkeypatch.setattr(replay, "FIRST_CHECKED", 2)
