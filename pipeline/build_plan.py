@@ -1,5 +1,6 @@
 """A build, planned: what will be read, by which units, under which recipe, and what it is called."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from pipeline.blocks import SourceFile, Unit
 from pipeline.certify.planned import plan_certificate
 from pipeline.certify.sample import choose_units
 from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.shipped import TemplateSource
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig
 from pipeline.convert import Converter, make_converter
@@ -19,6 +21,8 @@ from pipeline.recipe import Recipe, Tools, keep_tools, make_dataset_id, make_rec
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
 from schemas.store import Folder
+
+_MARK = re.compile(r"<\|[^\s|<>{}'\"]{1,40}\|>")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
             *tokenizer.warnings,
             *_parse_warning(config, tools),
             *(template_warnings(config, formatter.template) if formatter else ()),
+            *(_foreign_marks(recipe.template, tokenizer.encoder) if recipe.template else ()),
         ),
     )
 
@@ -94,6 +99,19 @@ def template_warnings(config: BuildConfig, template: ChatTemplate) -> Iterator[s
         yield (
             f"the chat template shows today's date, and the config has no clock: every row shows {config.day}. "
             f"Type `clock: {config.day}` to keep that, or another day"
+        )
+
+
+def _foreign_marks(template: TemplateSource, encoder: Encoder) -> Iterator[str]:
+    """A template from elsewhere may write the marks of another family. Then the model learns to spell them."""
+    if template.origin == "tokenizer":
+        return
+    known = {token.content for token in encoder.added_tokens}
+    foreign = [mark for mark in dict.fromkeys(_MARK.findall(template.text)) if mark not in known]
+    if foreign:
+        yield (
+            f"the chat template ({template.origin}) writes {' '.join(foreign)}, which the tokenizer does not have: "
+            "ordinary text to the model. Add them with tokenizer.special_tokens, or choose another chat_template"
         )
 
 

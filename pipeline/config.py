@@ -45,9 +45,18 @@ def _check_variables(value: dict[str, Any]) -> dict[str, Any]:
 
 def _parse_day(value: Any) -> Any:
     """YAML reads a bare 2024-07-26 as a date."""
-    if isinstance(value, str):
-        date.fromisoformat(value)
-    return value.isoformat() if type(value) is date else value
+    if type(value) is date:
+        return value.isoformat()
+    if value is not None and not (isinstance(value, str) and _is_day(value)):
+        raise ValueError("expected a day as YYYY-MM-DD, such as 2024-07-26")
+    return value
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]

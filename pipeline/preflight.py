@@ -22,6 +22,11 @@ from schemas.store import without_secrets
 ROWS = 1000
 BLOCK_BYTES = 2**20
 """The first rows are read in blocks of this size, so that few more are read than asked for."""
+_MISREAD = {
+    *(Reason.INVALID_UTF8, Reason.INVALID_JSON, Reason.INVALID_CSV, Reason.NOT_AN_OBJECT),
+    *(Reason.MISSING_COLUMN, Reason.WRONG_TYPE, Reason.UNKNOWN_ROLE, Reason.EMPTY),
+}
+"""Reasons that come of another path, format or transform than was meant."""
 
 
 @dataclass
@@ -122,4 +127,6 @@ def _report(sample: Sample) -> str:
     lines += [f"    {count:>6}  {reason}" for reason, count in sample.reasons.most_common()]
     if sample.example:
         lines.append(f"    the first, at position {sample.example.position}: {sample.example.detail}")
-    return "\n".join([*lines, "    check the source's path, format and transform in the config"])
+    if sample.reasons.keys() & _MISREAD:
+        lines.append("    check the source's path, format and transform in the config")
+    return "\n".join(lines)

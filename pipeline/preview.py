@@ -52,6 +52,7 @@ def _preview(plan: BuildPlan, rows: int, policy: LossPolicy) -> Preview:
             tokens = tokenize_documents(documents, tools.documents)
             found.documents.extend(_documents(tokens, plan, tools, policy))
             found.rejects.extend((plan.files[reject.source].url, reject) for reject in tokens.rejects)
+    found.rejects.sort(key=lambda each: (each[1].source, each[1].position))
     return found
 
 

@@ -69,15 +69,16 @@ def _turn_rows(turns: TurnCounts) -> Iterator[tuple[str, str]]:
 def turn_warnings(manifest: Manifest) -> Iterator[str]:
     """What a build should say of turns that are not trained as they are served, with what to type."""
     turns = manifest.turns.total
+    split = "`--set reasoning_history=split` makes a document of each, as it is served"
     is_split = manifest.config.get("reasoning_history") == "split"
-    split = "" if is_split else "; `--set reasoning_history=split` makes a document of each, as it is served"
+    served = "docs/templates.md says why a split cannot mend it" if is_split else f"where earlier turns change, {split}"
     if turns.reasoning_dropped:
         yield (
             f"{turns.reasoning_dropped:,} of {turns.trained:,} turns: the template drops earlier reasoning, so these "
-            f"are trained without theirs{split}"
+            f"are trained without theirs{'' if is_split else f'; {split}'}"
         )
     if turns.not_served:
-        yield f"{turns.not_served:,} of {turns.trained:,} turns whose prompt is not the one that is served{split}"
+        yield f"{turns.not_served:,} of {turns.trained:,} turns whose prompt is not the one that is served; {served}"
     if turns.cut:
         yield (
             f"{turns.cut:,} turns are cut at seq_len and have no end; `--set too_long=truncate_turns` drops whole "

@@ -1,7 +1,9 @@
 """How a config file is read: YAML, `--set dotted.key=value`, and errors that say which key was meant."""
 
 import difflib
+import json
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +13,13 @@ from pydantic import BaseModel, ValidationError
 from schemas.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+_MAPPING, _LIST = "expected a mapping, as in {key: value}", "expected a list, as in [value, value]"
+_EXPECTED = {
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), _MAPPING),
+    **dict.fromkeys(("list_type", "tuple_type"), _LIST),
+}
+"""What pydantic says in Python's terms, by its type of error."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -97,10 +106,17 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
         elif item["type"] == "missing":
             lines.append(f"{where!r} is missing: add it")
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            seen = "" if isinstance(item["input"], dict | list) else f" (got {item['input']!r})"
+            message = _EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
+            seen = "" if isinstance(item["input"], dict | list) else f" (got {_shown(item['input'])})"
             lines.append(f"{where!r}: {message}{seen}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    """A value of YAML as it may stand in the file."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value) if isinstance(value, date) else repr(value)
 
 
 def _all_keys(schema: dict[str, Any]) -> set[str]:

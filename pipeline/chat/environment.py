@@ -229,4 +229,4 @@ _OURS: dict[type, frozenset[str]] = {
 
 def _is_ours(obj: Any, attribute: str) -> bool:
     """Whether it is an attribute that a traced value has beyond the plain one's."""
-    return any(attribute in _OURS.get(made, ()) for made in type(obj).__mro__)
+    return isinstance(obj, str | int | float) and any(attribute in _OURS.get(made, ()) for made in type(obj).__mro__)

@@ -91,6 +91,8 @@ class MessageReader:
     def _read_role(self, name: Any, path: str) -> RoleTarget:
         role = self.roles.get(name) if isinstance(name, str) else None
         if role is None:
+            if name is None:
+                raise RejectRow(Reason.UNKNOWN_ROLE, f"{path} is missing or null")
             known = ", ".join(self.roles)
             raise RejectRow(
                 Reason.UNKNOWN_ROLE,

@@ -40,6 +40,11 @@ def _load(folder: Folder, name: str | None, config: TokenizerConfig, given: Give
         data = folder.read(name)
     except FileNotFoundError as error:
         raise ConfigError(f"tokenizer.path: {without_secrets(config.path)} does not exist") from error
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"tokenizer.path: {without_secrets(config.path)} is a folder without tokenizer.json; give one with it, "
+            "or the file of another kind of tokenizer"
+        ) from error
     if is_rank_file(data):
         return load_rank_file(name, data, config, given)
     _refuse_rank_settings(config)

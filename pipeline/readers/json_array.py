@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import orjson
-
 from pipeline.blocks import Compression, SourceFile, Stretch
+from pipeline.readers.json_value import parse_value
 from pipeline.readers.jsonl import as_object
 from pipeline.readers.lines import BOM
 from pipeline.readers.record import Record
@@ -32,8 +31,8 @@ def read_json_array(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
 
 def _load(file: SourceFile, data: bytes) -> list[Any]:
     try:
-        value = orjson.loads(data.removeprefix(BOM))
-    except orjson.JSONDecodeError as error:
+        value = parse_value(data.removeprefix(BOM))
+    except ValueError as error:
         raise DatasetError(
             f"{file.url}: not one JSON array: {error}; mend the file, or set `format: jsonl` if it has an object a line"
         ) from error

@@ -1,12 +1,11 @@
-"""JSONL: an object a line, as orjson reads it (of a key given twice, the last)."""
+"""JSONL: an object a line; of a key given twice, the last counts."""
 
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import orjson
-
 from pipeline.blocks import Stretch
+from pipeline.readers.json_value import parse_value
 from pipeline.readers.lines import Line, decode_utf8, read_lines
 from pipeline.readers.record import Record
 from schemas.rejects import Reason, RejectRow
@@ -20,10 +19,11 @@ def read_jsonl(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
 def _parse(line: Line) -> dict[str, Any]:
     data = line.content()
     try:
-        return as_object(orjson.loads(data))
-    except orjson.JSONDecodeError as error:
+        value = parse_value(data)
+    except ValueError as error:
         decode_utf8(data)
         raise RejectRow(Reason.INVALID_JSON, str(error)) from None
+    return as_object(value)
 
 
 def as_object(value: Any) -> dict[str, Any]:

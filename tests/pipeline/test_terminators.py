@@ -239,6 +239,7 @@ def test_turns_that_are_not_as_served_are_told(tmp_path: Path, capsys: pytest.Ca
     assert "warning: 40 of 120 turns: the template drops earlier reasoning" in shown
     assert "warning: 40 of 120 turns whose prompt is not the one that is served" in shown
     assert "reasoning_history=split" in shown
+    assert "where earlier turns change" in shown
 
     split = [*arguments, "--set", f"output={tmp_path}/split", "--set", "reasoning_history=split"]
     assert cli.main(split) == 0

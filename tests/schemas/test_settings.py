@@ -142,7 +142,7 @@ def test_an_index_of_an_empty_list_is_refused(tmp_path: Path, index: str) -> Non
         ("", "'seq_len' is missing"),
         ("seq_len: 8\ninner: {}", "'inner.path' is missing"),
         ("seq_len: many", "(got 'many')"),
-        ("seq_len: null", "(got None)"),
+        ("seq_len: null", "(got null)"),
         ("seq_len: 8.5", "(got 8.5)"),
         ("seq_len: 8\nsources: {path: a}", "'sources'"),
         ("- seq_len: 8", "a config is a mapping"),

@@ -25,6 +25,8 @@ FIRST_CHECKED, CHECKED_ONE_IN = 32, 64
 MOST_STEPS = 100_000
 """Tests and pieces that a process keeps, one or two kilobytes each."""
 MOST_ONCE_SEEN = 10_000
+MOST_MESSAGES = 40
+"""Longer conversations hardly ever have the structure of another one, and a lesson of one is dear."""
 FREE_LESSONS, REPLAYS_PER_LESSON = 8, 4
 """A structure learns while what it has learnt is used: a lesson costs several renderings."""
 
@@ -85,6 +87,8 @@ class ReplayingTemplate:
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template does, and ReplayDiffers."""
         request = Request(conversation, add_generation_prompt)
+        if len(conversation.messages) > MOST_MESSAGES:
+            return request.render(self.template)
         try:
             view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
             shapes = self._shapes.get(view.structure)

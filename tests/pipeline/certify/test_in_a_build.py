@@ -9,7 +9,9 @@ import pytest
 from building import small_rows, write_config, write_jsonl
 from families import write_family_folder
 
+from pipeline.certify import steps
 from pipeline.certify.dataset import certify_dataset
+from pipeline.certify.raw_rows import Request, request_of
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.launch import build
@@ -17,16 +19,23 @@ from pipeline.verify import verify
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest, decode_manifest
 
-CALL = {"type": "function", "function": {"name": "f", "arguments": {"n": 12345678901234567890123}}}
-ROUNDED: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [CALL]}]
+ODD: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "secret b"}],
+    "odd": True,
 }
-"""The reader rounds the number; Python's json, and so a server, does not."""
+"""A row that a server is sent with another answer, as if the conversion had lost a digit of it."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a config."""
+
+    def odd_request(row: Any, *settings: Any) -> Request:
+        request = request_of(row, *settings)
+        request["messages"][-1]["content"] += "3" if row.get("odd") else ""
+        return request
+
+    monkeypatch.setattr(steps, "request_of", odd_request)
     write_family_folder("qwen2_5", tmp_path / "model")
     write_config(tmp_path, block_bytes="8KiB", tokenizer={"path": "model"})
     monkeypatch.chdir(tmp_path)
@@ -41,12 +50,12 @@ def built(*overrides: str) -> Manifest:
 
 def test_a_difference_stops_the_build(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = small_rows(40)
-    write_jsonl(folder / "rows.jsonl", [*rows, ROUNDED])
+    write_jsonl(folder / "rows.jsonl", [*rows, ODD])
     assert main(["build", "config.yaml", "--workers", "1"]) == 1
     told = capsys.readouterr().err
     assert "rows.jsonl at" in told
     assert "from token" in told
-    assert "12345" not in told
+    assert "secret" not in told
     assert not (folder / "out" / "manifest.json").exists()
     found = built("allow_differences=true").certificate
     assert found is not None
@@ -103,7 +112,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_finds_differences(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_jsonl(folder / "rows.jsonl", [*small_rows(20), ROUNDED, *small_rows(20)])
+    write_jsonl(folder / "rows.jsonl", [*small_rows(20), ODD, *small_rows(20)])
     built("allow_differences=true")
     assert main(["certify", "out", "config.yaml"]) == 1
     shown = capsys.readouterr().out
