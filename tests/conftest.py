@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from model_folders import MissingPackage, llama_model_folder, qwen_model_folder
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+# A busy machine is no reason to fail: how long things take is measured in tests/benchmarks.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
 
 
 @pytest.fixture(scope="session")
