@@ -77,9 +77,10 @@ class DocumentTokenizer:
         except EncodingFailed as error:
             raise RejectRow(Reason.UNENCODABLE, str(error)) from error
         fitting = self._fit(documents, document)
-        if not any(self.trained[tokens.channel].any() for tokens in fitting):
+        trained = [tokens for tokens in fitting if self.trained[tokens.channel].any()]
+        if not trained:
             raise RejectRow(Reason.NO_TRAINED_TOKENS, "no token of it is trained under loss_policy")
-        return fitting
+        return trained if isinstance(document, Conversation) else fitting
 
     def _documents(self, document: Document) -> list[Tokens]:
         if isinstance(document, Conversation):

@@ -57,6 +57,7 @@ class Comparer:
         self._seq_len = config.seq_len
         self._cut = config.seq_len if config.too_long == "truncate" else None
         self._drops_turns = config.too_long == "truncate_turns"
+        self._splits = config.reasoning_history == "split"
 
     def compare(self, request: Request, document: Document, pieces: Pieces) -> Comparison | None:
         """`pieces` are the ids of the document as they are trained on. None where there is nothing to compare."""
@@ -87,7 +88,7 @@ class Comparer:
             own = self._formatter.render(document).plain
             closing = next((end for end in ends.values() if own == text + end), "")
             return Comparison(_codes(text + closing), _codes(own), typed)
-        if self._drops_turns and max(map(len, self._formatter.documents(document))) > self._seq_len:
+        if self._is_another(document, found):
             return None
         expected = self._oracle.encode(text)
         if typed:
@@ -95,6 +96,16 @@ class Comparer:
         if len(found) == len(expected) + 1 and found[-1] in ends:
             expected = [*expected, found[-1]]  # the token that closes a turn which the template left open
         return Comparison(expected if typed else self._truncated(expected, found), found, typed)
+
+    def _is_another(self, document: Conversation, found: list[int]) -> bool:
+        """Whether what is found is no rendering of the whole conversation: it lost its last turns, or the last piece of
+        a split history, which has no trained token."""
+        assert self._formatter is not None
+        if not (self._drops_turns or self._splits):
+            return False
+        documents = self._formatter.documents(document)
+        too_long = self._drops_turns and max(map(len, documents)) > self._seq_len
+        return too_long or (self._splits and documents[-1].input_ids[: self._cut].tolist() != found)
 
     def _truncated(self, expected: list[int], found: list[int]) -> list[int]:
         return expected[: self._cut] if len(found) == self._cut else expected

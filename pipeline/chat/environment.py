@@ -169,8 +169,10 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         origin = first_origin(tuple(given))
         if origin is None:
             return result
+        if not isinstance(result, str):
+            return trace(result, origin)  # a number of the row's is the row's
         self.uncovered.add(name)
-        return as_row_text(result, origin) if isinstance(result, str) else trace(result, origin)
+        return as_row_text(result, origin)
 
     def _strftime_now(self, format: str) -> str:
         self.asked_for_time = True

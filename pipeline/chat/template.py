@@ -1,6 +1,7 @@
 """A chat template, rendered with the origin of every character."""
 
 import json
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -162,5 +163,11 @@ def _size(message: Message) -> int:
 
 
 def _said(error: Exception) -> str:
-    """The template's own words where it raised the error itself."""
-    return str(error) if type(error) is jinja2.TemplateError else f"{type(error).__name__}: {error}"
+    """The template's own words where it raised the error itself; strings and numbers by Python's names for them."""
+    if type(error) is jinja2.TemplateError:
+        return str(error)
+    return re.sub(r"(?:pipeline[\w.]*\.)?Traced(\w*)", _plain_name, f"{type(error).__name__}: {error}")
+
+
+def _plain_name(found: re.Match[str]) -> str:
+    return found[1].lower() or "str"

@@ -129,6 +129,15 @@ def test_long_documents(certify: Certify, tmp_path: Path, too_long: str) -> None
     assert found.compared == found.passed > (70 if too_long == "truncate" else 60)
 
 
+def test_the_last_piece_of_a_split_history_is_compared_where_it_is_kept(certify: Certify, tmp_path: Path) -> None:
+    """Each answer of Qwen 3 is a piece; where a question follows the last one, the whole has no trained token."""
+    tokenizer = {"path": str(write_family_folder("qwen3", tmp_path / "qwen3"))}
+    chat = [*turn("a", "b", reasoning_content="x")["messages"], *turn("c", "d", reasoning_content="y")["messages"]]
+    rows = [{"messages": chat}, {"messages": [*chat, {"role": "user", "content": "e"}]}]
+    found = certify(chat_source(tmp_path, rows), tokenizer=tokenizer, reasoning_history="split")
+    assert (found.compared, found.passed, found.not_comparable) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(("name", "history"), [("glm4moe", "as_template"), ("qwen3", "split")])
 def test_conversations_without_their_last_turns(certify: Certify, tmp_path: Path, name: str, history: str) -> None:
     """They are not compared: also where the token that closes the last turn is the one too many, and where only a

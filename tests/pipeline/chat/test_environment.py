@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from pipeline.chat.template import ChatTemplate
-from pipeline.chat.traced import Field, Run
+from pipeline.chat.traced import Field, Origin, Run
 from schemas.conversation import Conversation, Message
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
@@ -136,3 +136,19 @@ def test_a_broken_template_is_a_config_error_with_its_line() -> None:
 
 def test_the_clock_is_pinned() -> None:
     assert render("{{ strftime_now('%d %b %Y') }}").render(Conversation(MESSAGES)) == "26 Jul 2024"
+
+
+def test_errors_call_strings_and_numbers_of_the_row_by_their_plain_names() -> None:
+    with pytest.raises(RejectRow, match=r"for \+: 'str' and 'dict'$"):
+        render("{{ messages[0].content + {} }}").render(Conversation(MESSAGES))
+    with pytest.raises(RejectRow, match="'str object' has no attribute 'nothing'"):
+        render("{{ messages[0].content.nothing.more }}").render(Conversation(MESSAGES))
+
+
+def test_a_number_made_of_row_text_is_the_rows() -> None:
+    """Mistral's templates ask whether a result is one; that is nothing to warn of."""
+    template = render("{{ messages[0].content | int }}")
+    text = template.render(Conversation((Message("user", "12"),)))
+    assert text == "12"
+    assert [run.origin for run in text.runs] == [Origin(0, Field.BODY)]
+    assert not template.environment.uncovered

@@ -13,6 +13,8 @@ from template_chats import chats
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.chat.replay.template import ReplayingTemplate
 from pipeline.chat.traced import Traced
+from pipeline.config import BuildConfig
+from pipeline.tokenize import DocumentTokenizer
 from schemas.channels import LAST_TURN, NO_LOSS
 from schemas.conversation import Conversation, Message, ToolCall
 from schemas.policy import DEFAULT_POLICY, PRESETS
@@ -161,3 +163,20 @@ def test_split_agrees_with_the_whole_where_nothing_is_rewritten(family: str) -> 
             assert np.array_equal(pieces[0].channel, whole.channel)
             compared += 1
     assert compared
+
+
+def test_pieces_without_a_trained_token_are_left_out() -> None:
+    """Under `last_turn` the pieces of earlier answers have none."""
+    config = BuildConfig.model_validate(
+        {
+            "output": "out",
+            "seq_len": 4096,
+            "sources": [{"path": "a", "transform": {"type": "openai"}}],
+            "tokenizer": {"path": "t"},
+            "loss_policy": "last_turn",
+            "reasoning_history": "split",
+        }
+    )
+    formatter = splitting("qwen3")
+    (kept,) = DocumentTokenizer(config, formatter.encoder, formatter).tokenize(thinking_chat(3))
+    assert np.array_equal(kept.input_ids, formatter.documents(thinking_chat(3))[-1].input_ids)
