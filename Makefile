@@ -28,7 +28,8 @@ demo: setup  ## examples to shards, checked, previewed, and trained on with 2 ra
 	$(BIN)/python examples/check_demo.py $(DEMO)
 
 test: setup  ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -m slow
 
 check: setup  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

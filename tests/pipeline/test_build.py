@@ -25,6 +25,8 @@ from building import (
 from schemas.manifest import decode_manifest
 from schemas.shard import map_shard
 
+pytestmark = pytest.mark.slow
+
 
 def documents_of(dataset: Path) -> list[tuple[int, int, int]]:
     """(source, position, piece) of every document, holdout included."""

@@ -14,6 +14,8 @@ from pipeline.launch import BuildResult, build
 from pipeline.verify import verify
 from schemas.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = {"path": "package://mistral_common/data/tokenizer.model.v1", "bos_token": "<s>", "eos_token": "</s>"}
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
 

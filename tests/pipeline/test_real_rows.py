@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from building import LLAMA, QWEN, data_files, finished_states, kill_in_the_middle, run_packline
+
+pytestmark = pytest.mark.slow
 
 
 def write_config(folder: Path, data: Path, tokenizer: dict[str, Any]) -> None:

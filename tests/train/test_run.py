@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 output: {output}
 dataset: {{path: {dataset}}}

@@ -18,6 +18,8 @@ from schemas.policy import DEFAULT_POLICY
 from train.config import PRESETS
 from train.model import Decoder
 
+pytestmark = pytest.mark.slow
+
 VOCAB_SIZE, SEED = 50, 3
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 STEPS = {"even": [0, 1, 2, 3], "uneven": [4, 2, 1]}
