@@ -96,12 +96,7 @@ class ChatTemplate:
         return f"line {self._compiled.get_corresponding_lineno(lines[-1])}: " if lines else ""
 
     def prompt(self, conversation: Conversation, index: int) -> Traced | None:
-        """What serving sends before message `index` is written; None where the template refuses that."""
-        try:
-            given = replace(conversation, messages=conversation.messages[:index])
-            return self.render(given, add_generation_prompt=True)
-        except RejectRow:
-            return None
+        return served_prompt(self.render, conversation, index)
 
     def row_view(self, conversation: Conversation, make_leaf: MakeLeaf) -> dict[str, Any]:
         """What the template sees of the row beside its messages."""
@@ -142,6 +137,14 @@ class ChatTemplate:
             "arguments": make_leaf(arguments, Origin(index, Field.TOOL_CALL, part)),
         }
         return view
+
+
+def served_prompt(render: Callable[..., Traced], conversation: Conversation, index: int) -> Traced | None:
+    """What serving sends before message `index` is written; None where the template refuses that."""
+    try:
+        return render(replace(conversation, messages=conversation.messages[:index]), add_generation_prompt=True)
+    except RejectRow:
+        return None
 
 
 def _with_spans(text: str, spans: Sequence[Span], index: int) -> Traced:

@@ -7,7 +7,6 @@ template would. Everything else goes through the template itself, and so does a 
 
 import zlib
 from collections import Counter
-from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.chat.replay.recorder import NotReplayable
@@ -15,7 +14,7 @@ from pipeline.chat.replay.recording import RecordingTemplate
 from pipeline.chat.replay.structure import UNKNOWN, Structures, View
 from pipeline.chat.replay.symbols import Piece
 from pipeline.chat.replay.tree import Program, Stretch, Tree
-from pipeline.chat.template import ChatTemplate
+from pipeline.chat.template import ChatTemplate, served_prompt
 from pipeline.chat.traced import Traced
 from schemas.conversation import Conversation
 from schemas.rejects import RejectRow
@@ -77,12 +76,7 @@ class ReplayingTemplate:
         self._unchecked = FIRST_CHECKED
 
     def prompt(self, conversation: Conversation, index: int) -> Traced | None:
-        """What serving sends before message `index` is written; None where the template refuses that."""
-        try:
-            given = replace(conversation, messages=conversation.messages[:index])
-            return self.render(given, add_generation_prompt=True)
-        except RejectRow:
-            return None
+        return served_prompt(self.render, conversation, index)
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template does, and ReplayDiffers."""
