@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from schemas.errors import DatasetError
-from schemas.manifest import Record, Sha256, TokenId
+from schemas.manifest import Record, Sha256, TokenId, first_problem
 
 GOLDEN = "golden.json"
 COUNT = 16
@@ -44,9 +44,7 @@ def decode_golden(data: bytes, where: str) -> Golden:
     try:
         return Golden.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
         raise DatasetError(
-            f"{where}: no golden vectors of format 1: {place}: {first['msg']}; copy the file from the data set's "
+            f"{where}: no golden vectors of format 1: {first_problem(error)}; copy the file from the data set's "
             "tokenizer/ folder once more"
         ) from error

@@ -193,15 +193,20 @@ class Manifest(Record):
         return (self.model_dump_json(indent=1) + "\n").encode()
 
 
+def first_problem(error: ValidationError) -> str:
+    """The place of the first thing that is wrong, and what it is."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """Raises DatasetError for another format and for anything that is no manifest."""
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        seen = error.errors(include_url=False)[0]["input"]
         raise DatasetError(
-            f"{where}: not a manifest of format 1: {place}: {first['msg']} (got {str(first['input'])[:80]!r}); "
+            f"{where}: not a manifest of format 1: {first_problem(error)} (got {str(seen)[:80]!r}); "
             "rebuild the data set, or use the version of packline that wrote it"
         ) from error
 

@@ -39,16 +39,19 @@ class ConversationRenderer:
 
     def lay_out(self, stop: int) -> Layout:
         """messages[:stop], the last turn closed. Raises RejectRow."""
-        rendering = self.render(stop)
-        rows = row_spans(rendering)
+        rows = row_spans(self._render(stop))
+        rendering = self._close(stop, rows)
         assistants = [index for index in self.assistants if index < stop]
         return Layout(rendering, rows, find_regions(rendering, rows, assistants, self.prompt, self._lexemes))
 
     def render(self, stop: int) -> Traced:
         """The text of messages[:stop] that is trained on, the last turn closed. Raises RejectRow."""
+        return self._close(stop, row_spans(self._render(stop)))
+
+    def _close(self, stop: int, rows: Sequence[RowSpan]) -> Traced:
         messages = self._conversation.messages[:stop]
         closing = self._ends.after_call if messages[-1].tool_calls else self._ends.after_answer
-        return close_last_turn(self._render(stop), messages, closing, self._lexemes)
+        return close_last_turn(self._render(stop), rows, messages, closing, self._lexemes)
 
     def prompt(self, index: int) -> Traced | None:
         """What serving sends before message `index` is written; None where the template refuses that."""

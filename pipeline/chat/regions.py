@@ -94,11 +94,14 @@ def template_gaps(text: str, rows: Sequence[RowSpan], stretch: Stretch) -> Itera
         yield rows[number].end, rows[number + 1].start if number + 1 < len(rows) else len(text)
 
 
-def close_last_turn(rendering: Traced, messages: Sequence[Message], closing: str | None, lexemes: Lexemes) -> Traced:
-    """A rendering whose last assistant turn the template leaves open, with the token that ends a turn appended."""
+def close_last_turn(
+    rendering: Traced, rows: Sequence[RowSpan], messages: Sequence[Message], closing: str | None, lexemes: Lexemes
+) -> Traced:
+    """A rendering whose last assistant turn the template leaves open, with the token that ends a turn appended. `rows`
+    are the rendering's, and still are afterwards."""
     if closing is None or messages[-1].role != "assistant":
         return rendering
-    last_row = max((span.end for span in row_spans(rendering)), default=0)
+    last_row = max((span.end for span in rows), default=0)
     if lexemes.find_end(rendering.plain, [(last_row, len(rendering))]) is not None:
         return rendering
     return concat((rendering, closing))
