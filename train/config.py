@@ -5,93 +5,125 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from schemas.policy import DEFAULT_POLICY, PolicyField
+from schemas.policy import DEFAULT_POLICY, LossPolicy, PolicyField
+from train.architecture import PRESETS, Architecture
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Dtype = Literal["float32", "bfloat16", "float64"]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelConfig(Section):
-    """The dimensions of a decoder, under the names that a Hugging Face config.json has for them."""
+class ModelFolder(Section):
+    """A model in the format of Hugging Face: config.json and safetensors."""
 
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    rope_theta: float = Field(default=10_000.0, gt=0)
-    rms_norm_eps: float = Field(default=1e-5, gt=0)
-    vocab_size: PositiveInt | None = Field(default=None, description="null: the vocabulary of the data set")
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> "ModelConfig":
-        if self.hidden_size % (2 * self.num_attention_heads):
-            raise ValueError(
-                f"hidden_size {self.hidden_size} does not give {self.num_attention_heads} heads of an even size; "
-                f"make it a multiple of {2 * self.num_attention_heads}"
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is no multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}; change one of them"
-            )
-        return self
-
-
-PRESETS: dict[str, ModelConfig] = {
-    "tiny": ModelConfig(
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    ),
-    "small": ModelConfig(
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    ),
-}
+    path: Path = Field(description="the folder that holds config.json")
+    weights: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="random: only config.json is read, the weights are made from the seed"
+    )
 
 
 def _expand(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value not in PRESETS:
-        raise ValueError(f"unknown model preset {value!r}; the presets are {', '.join(PRESETS)}")
+        raise ValueError(
+            f"unknown model preset {value!r}; the presets are {', '.join(PRESETS)}, and a model's folder is "
+            f"given as {{path: FOLDER}}"
+        )
     return PRESETS[value]
 
 
 class DatasetConfig(Section):
     path: str = Field(description="the folder that holds manifest.json")
+    weight: float | None = Field(
+        default=None, gt=0, description="share of the trained stream's tokens; give it for all data sets or for none"
+    )
+    loss_policy: PolicyField | None = Field(default=None, description="null: the run's loss_policy")
+    holdout: bool = Field(
+        default=False, description="read the data set's holdout shards instead of its training shards"
+    )
+
+
+class ValidationConfig(Section):
+    """Measured with the arithmetic of training, before the first step, after each `every` steps and at the end."""
+
+    datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
+    every: PositiveInt = Field(description="steps")
+    packs: PositiveInt | None = Field(default=None, description="at most so many packs of each data set; null: all")
+
+    @model_validator(mode="after")
+    def _no_weights(self) -> "ValidationConfig":
+        if any(dataset.weight is not None for dataset in self.datasets):
+            raise ValueError("validation data sets have no weight: each is measured by itself; remove `weight`")
+        return self
+
+
+class CheckpointConfig(Section):
+    every: PositiveInt | None = Field(default=None, description="steps; null: only when a signal stops the run")
+    keep: PositiveInt = Field(default=2, description="the newest checkpoints that stay")
 
 
 class TrainConfig(Section):
     """Sizes are of the whole run: `packs_per_step` is the global batch, whatever the number of ranks."""
 
-    output: Path = Field(description="a new folder for metrics.jsonl and weights/")
-    dataset: DatasetConfig
-    model: Annotated[ModelConfig, BeforeValidator(_expand, json_schema_input_type=str | ModelConfig)]
+    output: Path = Field(description="a new folder for metrics.jsonl, checkpoints/ and model/")
+    datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
+    model: Annotated[
+        ModelFolder | Architecture, BeforeValidator(_expand, json_schema_input_type=str | ModelFolder | Architecture)
+    ]
     loss_policy: PolicyField = DEFAULT_POLICY
+    loss_normalization: Literal["tokens", "documents"] = "tokens"
     packs_per_step: PositiveInt
     packs_per_microbatch: PositiveInt = 1
-    steps: PositiveInt
+    steps: PositiveInt | None = None
+    epochs: PositiveInt | None = Field(default=None, description="instead of steps: so often each pack is trained on")
+    shuffle_shards: PositiveInt | None = Field(
+        default=None, description="packs are shuffled within windows of so many shards; null: over all shards"
+    )
     learning_rate: float = Field(default=3e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0, description="wsd alone: the last steps, in which the rate falls")
+    final_learning_rate: float = Field(default=0.0, ge=0, description="what linear, cosine and wsd end at")
     weight_decay: float = Field(default=0.1, ge=0)
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     clip_norm: float | None = Field(default=1.0, gt=0, description="null: gradients are not clipped")
     seed: int = Field(default=0, ge=0, lt=2**63)
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    dtype: Dtype = Field(default="float32", description="of the computation")
+    master_dtype: Dtype | None = Field(
+        default=None, description="of weights, gradient sums and optimizer state; null: float32, or float64 for float64"
+    )
+    attention: Literal["auto", "sdpa", "varlen"] = "auto"
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    compile: bool = Field(default=False, description="torch.compile, block by block")
+    deterministic: bool = Field(
+        default=False, description="CUDA: deterministic kernels alone, the same bits every time"
+    )
+    validation: ValidationConfig | None = None
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    export_dtype: Dtype | None = Field(
+        default=None, description="of the exported weights; null: that of the computation"
+    )
     log_every: PositiveInt = 1
+    loss_by_source: bool = Field(default=False, description="write the loss of every source into metrics.jsonl")
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> "TrainConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`, one of the two")
+        weighted = [dataset.weight is not None for dataset in self.datasets]
+        if any(weighted) and not all(weighted):
+            raise ValueError(f"{sum(weighted)} of {len(weighted)} data sets have a weight; give one to all, or to none")
+        if self.epochs and any(weighted):
+            raise ValueError(
+                "with weights the data sets end at different times, so there are no epochs; give `steps`, or remove "
+                "the weights, which trains each data set once an epoch"
+            )
+        return self
+
+    def policy_of(self, dataset: DatasetConfig) -> LossPolicy:
+        return dataset.loss_policy or self.loss_policy
