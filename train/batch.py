@@ -1,86 +1,146 @@
-"""Packs -> the tensors of one micro-batch. This is the one place where targets are shifted and masks are made.
+"""Packs -> the tensors of one micro-batch. This is the one place where targets are shifted and weights are made.
 
 token      BOS  Hi   END | BOS  Yo   END | pad  pad
 document    0    0    0  |  1    1    1  |  2    2
 position    0    1    2  |  0    1    2  |  0    1
-target      Hi  END   -  |  Yo  END   -  |  -    -      "-" is IGNORE: weight 0, never trained
+target      Hi  END   -  |  Yo  END   -  |  -    -      "-" is never trained
+
+What is trained is kept as a list of places with their targets and weights, so that nothing is computed for the others.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.data import Pack, PackedDataset
+from train.loss import Trained
+from train.packs import Pack
 
-IGNORE = -100
-"""The target of a place that is not trained; torch's cross entropy gives it a loss of exactly 0."""
+Floats = npt.NDArray[np.float64]
+
+_NO_DOCUMENTS = np.zeros(0, dtype=np.int32)
+_NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A pack with what its data set says of it: its loss policy's table, and the groups in which losses are told."""
+
+    pack: Pack
+    table: npt.NDArray[np.bool_]  # [256]
+    first_group: int  # that of the data set's first source
+    by_source: bool  # else all sources are in the first group
+
+    def groups(self) -> npt.NDArray[np.int64]:
+        """int64[documents]"""
+        return self.first_group + self.pack.doc_source.astype(np.int64) * self.by_source
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B packs. A row without a pack, where a micro-batch is short, is zeros and trains nothing."""
+    """B rows. A row without a pack, where a micro-batch is short, is zeros and trains nothing."""
 
     input_ids: Tensor  # int64[B, seq_len]
     position_ids: Tensor  # int64[B, seq_len], restarting with each document
     document_ids: Tensor  # int64[B, seq_len], 0, 1, ... in each row; the padding is a document of its own
-    targets: Tensor  # int64[B, seq_len], the next token of the same document, or IGNORE
-    weights: Tensor  # float32[B, seq_len], the loss weight of predicting the target; 0 = not trained
+    cu_seqlens: Tensor  # int32[...], borders of all documents of the rows laid end to end; the last one is repeated
+    places: Tensor  # int64[N], see Trained
+    targets: Tensor  # int64[N]
+    weights: Tensor  # float64[N]
+    groups: Tensor  # int64[N], the group whose loss it belongs to
     tokens: int  # of documents, without the padding
+    square_lengths: int  # sum over documents of length^2, which attention costs
+
+    @property
+    def trained(self) -> Trained:
+        return Trained(self.places, self.targets, self.weights)
 
     def to(self, device: torch.device) -> "Batch":
-        names = ("input_ids", "position_ids", "document_ids", "targets", "weights")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(value) for name, value in tensors.items() if isinstance(value, Tensor)})
 
 
-def load_batch(
-    dataset: PackedDataset, numbers: npt.NDArray[np.int64], rows: int, trained: npt.NDArray[np.bool_]
-) -> Batch:
-    """The batch of the packs of these numbers, at most `rows`; always of the same shape."""
-    packs = [dataset[number] for number in numbers.tolist()]
-    return make_batch(packs, rows, dataset.manifest.seq_len, trained)
-
-
-def make_batch(packs: Sequence[Pack], rows: int, seq_len: int, trained: npt.NDArray[np.bool_]) -> Batch:
-    """A batch of `rows` rows, of which the first are `packs`; trained: bool[256], a loss policy's table."""
+def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_document: bool) -> Batch:
+    """A batch of `rows` rows, of which the first are `entries`. per_document: each document weighs 1 in all."""
     input_ids, position_ids, document_ids = np.zeros((3, rows, seq_len), dtype=np.int64)
-    weights = np.zeros((rows, seq_len), dtype=np.float32)
-    for row, pack in enumerate(packs):
-        input_ids[row] = pack.input_ids
-        position_ids[row], document_ids[row] = number_tokens(pack.doc_lengths, seq_len)
-        weights[row] = weigh_targets(pack, trained)
-    targets = np.full((rows, seq_len), IGNORE, dtype=np.int64)
-    np.copyto(targets[:, :-1], input_ids[:, 1:], where=weights[:, :-1] != 0)
+    borders, trained = [np.zeros(1, dtype=np.int64)], [_NOTHING]
+    for row in range(rows):
+        lengths = _with_padding(entries[row].pack.doc_lengths if row < len(entries) else _NO_DOCUMENTS, seq_len)
+        position_ids[row], document_ids[row] = number_tokens(lengths)
+        borders.append(row * seq_len + np.cumsum(lengths))
+    for row, entry in enumerate(entries):
+        input_ids[row] = entry.pack.input_ids
+        trained.append(_list_trained(entry, row * seq_len, per_document))
+    places, targets, weights, groups = (np.concatenate(columns) for columns in zip(*trained, strict=True))
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         document_ids=torch.from_numpy(document_ids),
+        cu_seqlens=torch.from_numpy(_pad_borders(np.concatenate(borders))),
+        places=torch.from_numpy(places),
         targets=torch.from_numpy(targets),
         weights=torch.from_numpy(weights),
-        tokens=sum(int(pack.doc_lengths.sum()) for pack in packs),
+        groups=torch.from_numpy(groups),
+        tokens=sum(int(entry.pack.doc_lengths.sum()) for entry in entries),
+        square_lengths=sum(int((entry.pack.doc_lengths.astype(np.int64) ** 2).sum()) for entry in entries),
     )
 
 
-def number_tokens(
-    doc_lengths: npt.NDArray[np.int32], seq_len: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(position_ids, document_ids), int64[seq_len] each; what follows the documents counts as one more."""
-    cu_seqlens = np.concatenate(([0], np.cumsum(doc_lengths), [seq_len]))
-    lengths = np.diff(cu_seqlens)
-    position_ids = np.arange(seq_len) - np.repeat(cu_seqlens[:-1], lengths)
+def number_tokens(lengths: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(position_ids, document_ids), int64[sum of lengths] each."""
+    ends = np.cumsum(lengths)
+    position_ids = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     return position_ids, np.repeat(np.arange(len(lengths)), lengths)
 
 
-def weigh_targets(pack: Pack, trained: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """float32[seq_len]: at each place the weight of the token after it, 0 where that is of no or another document."""
-    weights = np.zeros(len(pack.channel), dtype=np.float32)
-    weights[:-1] = trained[pack.channel[1:]]
+def weigh_targets(pack: Pack, table: npt.NDArray[np.bool_]) -> Floats:
+    """float64[seq_len]: at each place the weight of the token after it, 0 where that is of no or another document."""
+    weights = np.zeros(len(pack.channel), dtype=np.float64)
+    weights[:-1] = table[pack.channel[1:]]
     if pack.weight is not None:
         weights[:-1] *= pack.weight[1:]
     ends = np.cumsum(pack.doc_lengths)
     weights[ends - 1] = 0
     weights[ends[-1] :] = 0
     return weights
+
+
+def weigh_documents(weights: Floats, lengths: npt.NDArray[np.int32]) -> Floats:
+    """The weights of each document divided by their sum, so that the step's loss is the mean of documents' means."""
+    starts = np.cumsum(lengths) - lengths
+    sums = np.add.reduceat(weights[: int(lengths.sum())], starts)
+    scaled = weights.copy()
+    scaled[: int(lengths.sum())] /= np.repeat(np.where(sums > 0, sums, 1.0), lengths)
+    return scaled
+
+
+def _list_trained(entry: Entry, start: int, per_document: bool) -> tuple[npt.NDArray[np.generic], ...]:
+    """(places, targets, weights, groups) of a row whose first token is at `start` of the flattened batch."""
+    pack = entry.pack
+    weights = weigh_targets(pack, entry.table)
+    if per_document:
+        weights = weigh_documents(weights, pack.doc_lengths)
+    places = np.flatnonzero(weights)
+    groups = np.repeat(entry.groups(), pack.doc_lengths)[places]
+    return places + start, pack.input_ids[places + 1].astype(np.int64), weights[places], groups
+
+
+def _with_padding(doc_lengths: npt.NDArray[np.int32], seq_len: int) -> npt.NDArray[np.int64]:
+    """The lengths of the documents, and of the padding where there is any."""
+    padding = seq_len - int(doc_lengths.sum())
+    return np.append(doc_lengths, [padding] * bool(padding)).astype(np.int64)
+
+
+def _pad_borders(borders: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """To a power of two, by repeating the last: few shapes for compiled kernels; a document of length 0 is no work."""
+    missing = (1 << (len(borders) - 1).bit_length()) - len(borders)
+    return np.pad(borders, (0, missing), mode="edge").astype(np.int32)

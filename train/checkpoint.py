@@ -1,31 +1,114 @@
-"""Plain saving of the weights: OUTPUT/weights/ holds model.safetensors and model.json, or does not exist."""
+"""Checkpoints: what a run needs to go on as if it had never stopped, on any number of ranks.
 
-import json
+    OUTPUT/checkpoints/step-00000100/    run.json, and the sharded state as torch.distributed.checkpoint writes it
+
+A folder has this name only when every rank has written its part; until then it is .step-00000100.tmp.
+"""
+
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch.distributed as dist
-from safetensors.torch import save_file
+import torch.distributed.checkpoint as dcp
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.optim import Optimizer
 
-WEIGHTS = "weights"
+from schemas.errors import ConfigError
+from train.architecture import Architecture
+
+FOLDER = "checkpoints"
+RUN = "run.json"
 
 
-def save_weights(model: nn.Module, facts: dict[str, Any], output: Path, rank: int) -> None:
-    """Gather the full weights on rank 0, in their own dtype, and write them there; every rank must call it."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(model, options=options)
-    if rank == 0:
-        _write(state, facts, output)
+class RunState(BaseModel):
+    """Where a run is, and what it must be the same run by."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["1"] = "1"
+    step: int  # steps done, the skipped ones included
+    skipped: int
+    taken: tuple[int, ...]  # packs of each data set
+    data: str  # the fingerprint of what the order of packs depends on
+    packs_per_step: int
+    architecture: Architecture
+    master_dtype: str
+
+
+def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: Optimizer, keep: int) -> Path:
+    """Every rank must call it. Returns when the checkpoint is complete; older ones than the newest `keep` go."""
+    final = output / FOLDER / f"step-{state.step:08d}"
+    temporary = final.with_name(f".{final.name}.tmp")
+    if dist.get_rank() == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
     dist.barrier()
+    dcp.save(_tensors(model, optimizer), checkpoint_id=temporary)
+    if dist.get_rank() == 0:
+        (temporary / RUN).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _sync(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for old in list_checkpoints(output)[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier()
+    return final
 
 
-def _write(state: dict[str, Any], facts: dict[str, Any], output: Path) -> None:
-    """The folder gets its name when it is complete."""
-    temporary = output / f".{WEIGHTS}.{os.getpid()}.tmp"
-    temporary.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary / "model.safetensors")
-    (temporary / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    temporary.rename(output / WEIGHTS)
+def list_checkpoints(output: Path) -> list[Path]:
+    """The complete ones, oldest first."""
+    return sorted((path.parent for path in (output / FOLDER).glob(f"step-*/{RUN}")), key=lambda path: path.name)
+
+
+def read_run_state(checkpoint: Path) -> RunState:
+    """Raises ConfigError for what this version cannot read."""
+    try:
+        return RunState.model_validate_json((checkpoint / RUN).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"{checkpoint / RUN}: not the state of a run of format 1 ({error}); remove this checkpoint to go on from "
+            "an older one, or use the version of packline that wrote it"
+        ) from error
+
+
+def check_same_run(checkpoint: Path, found: RunState, expected: RunState) -> None:
+    """Raises ConfigError for a checkpoint of other data, of another model or of other master weights."""
+    named = {
+        "data": "other data: the data sets, their weights, `seed` and `shuffle_shards` must be those of the run",
+        "packs_per_step": "another packs_per_step",
+        "architecture": "another model",
+        "master_dtype": "another master_dtype",
+    }
+    for name, what in named.items():
+        seen, wanted = getattr(found, name), getattr(expected, name)
+        if seen != wanted:
+            raise ConfigError(
+                f"{checkpoint} is of {what} (it has {seen}, this config gives {wanted}); "
+                "resume with the config of that run, or start anew with --set output=FOLDER"
+            )
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Into the model and the optimizer in place; every rank must call it. The number of ranks may be another."""
+    tensors = _tensors(model, optimizer)
+    dcp.load(tensors, checkpoint_id=checkpoint)
+    set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
+
+
+def _tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    return {"model": model_state, "optimizer": optimizer_state}
+
+
+def _sync(folder: Path) -> None:
+    """Onto the disk, before the folder gets its name."""
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,88 +1,136 @@
-"""A training run, from the config to the weights. Every rank runs all of it; rank 0 alone prints and writes."""
+"""A training run, from the plan to the exported model. Every rank runs all of it; rank 0 alone prints and writes."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from schemas.errors import ConfigError
-from train.batch import load_batch
-from train.checkpoint import WEIGHTS, save_weights
-from train.config import TrainConfig
-from train.data import PackedDataset, check_vocabulary, count_trained_tokens
-from train.metrics import METRICS, MetricsLog, StepMetrics
+from train.architecture import Architecture
+from train.attention import choose_kernel
+from train.checkpoint import RunState, load_checkpoint, save_checkpoint
+from train.config import ModelFolder, TrainConfig
+from train.export import export_model
+from train.feed import StepData, feed_steps, read_ahead
+from train.groups import Groups
+from train.metrics import MetricsLog, StepMetrics
 from train.model import Decoder
-from train.optim import learning_rate_at, make_optimizer, update
-from train.order import PackOrder, deal
-from train.parallel import World, join_world, shard_model
-from train.step import accumulate_gradients, count_step
+from train.nonfinite import check_finite
+from train.optim import clip_gradients, make_optimizer, update
+from train.parallel import World, dtypes_of, join_world, parallelize
+from train.plan import MODEL, Plan, make_feeder, make_groups, make_validation, plan_run
+from train.schedule import learning_rate_at
+from train.signals import StopFlag
+from train.step import Kernel, accumulate_gradients, count_step
+from train.validate import Validation, validate
+from train.weights import initialise, load_weights
 
 
-def train(config: TrainConfig) -> None:
-    """Train and save. What is wrong with config or data is raised before the ranks meet (ConfigError, DatasetError)."""
-    _check_output(config)
-    dataset = PackedDataset(config.dataset.path)
-    trained_tokens = count_trained_tokens(dataset.manifest, config.loss_policy)
-    vocab_size = check_vocabulary(dataset.manifest, config.model.vocab_size)
+def train(config: TrainConfig, mode: Mode = "start") -> None:
+    """Train, save and export. What is wrong with config, model or data is raised before the ranks meet."""
+    plan = plan_run(config, mode)
     with join_world() as world:
-        model = make_model(config, vocab_size, world)
-        world.say(f"{len(dataset):,} packs of {dataset.manifest.seq_len:,} tokens, {trained_tokens:,} tokens trained")
-        world.say(f"{count_parameters(model):,} parameters in {config.dtype} on {world.ranks} x {world.device.type}")
-        skipped = run_steps(config, dataset, model, world)
-        world.say(f"{config.steps - skipped} steps done, {skipped} skipped for want of a trained token")
-        save_weights(model, _describe(config, dataset, vocab_size), config.output, world.rank)
-        world.say(f"weights in {config.output / WEIGHTS}")
+        run = start_run(plan, world)
+        if mode == "export" or run_steps(run):
+            export_run(run)
 
 
-def _check_output(config: TrainConfig) -> None:
-    for name in (METRICS, WEIGHTS):
-        if (config.output / name).exists():
-            raise ConfigError(
-                f"output {config.output} already holds {name} of another run; "
-                "choose another folder with --set output=FOLDER, or remove this one"
-            )
+@dataclass(slots=True)
+class Run:
+    """A run on this rank. `state` moves on with each step."""
+
+    plan: Plan
+    world: World
+    model: Decoder
+    optimizer: Optimizer
+    kernel: Kernel
+    groups: Groups
+    validation: Validation | None
+    log: MetricsLog | None  # on rank 0
+    stop: StopFlag
+    state: RunState
+
+    def is_due(self, every: int | None) -> bool:
+        """Whether something happens now that happens after each `every` steps and after the last."""
+        return every is not None and (self.state.step % every == 0 or self.state.step == self.plan.steps)
 
 
-def make_model(config: TrainConfig, vocab_size: int, world: World) -> Decoder:
-    """The same weights on any number of ranks: each rank makes them all from the seed and keeps its share."""
-    torch.manual_seed(config.seed)
-    compute_dtype: torch.dtype = getattr(torch, config.dtype)
-    model = Decoder(config.model, vocab_size).to(torch.promote_types(compute_dtype, torch.float32))
-    model.to(world.device)
-    shard_model(model, world.mesh, compute_dtype)
+def start_run(plan: Plan, world: World) -> Run:
+    """Build the model, and load the checkpoint where the run goes on."""
+    config, stop = plan.config, StopFlag()
+    torch.use_deterministic_algorithms(config.deterministic)
+    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0])
+    model = make_model(config, plan.architecture, world)
+    optimizer = make_optimizer(model, config)
+    if plan.checkpoint:
+        load_checkpoint(plan.checkpoint, model, optimizer)
+        world.say(f"going on after step {plan.state.step} from {plan.checkpoint}")
+    groups = make_groups(plan, config.datasets, plan.datasets)
+    log = MetricsLog(config.output, config.log_every, plan.steps, plan.state.step) if world.rank == 0 else None
+    return Run(plan, world, model, optimizer, kernel, groups, make_validation(plan, world), log, stop, plan.state)
+
+
+def make_model(config: TrainConfig, architecture: Architecture, world: World) -> Decoder:
+    """The same weights on any number of ranks; none of them ever holds the whole model."""
+    with torch.device("meta"):
+        model = Decoder(architecture).to(dtypes_of(config)[1])
+    parallelize(model, config, world.mesh)
+    model.to_empty(device=world.device)
+    if isinstance(config.model, ModelFolder) and config.model.weights == "pretrained":
+        load_weights(model, config.model.path)
+    else:
+        initialise(model, config.seed)
     return model
 
 
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def run_steps(run: Run) -> bool:
+    """Whether all steps are done; a signal stops the run before, which then is saved."""
+    config, checkpoints = run.plan.config, run.plan.config.checkpoints
+    feeder = make_feeder(run.plan, run.world, config.datasets, run.plan.datasets)
+    steps = feed_steps(feeder, run.plan.mixture, run.state.taken, run.plan.sizes[run.state.step :])
+    if run.state.step == 0:
+        measure(run)
+    for data, waited in read_ahead(steps):
+        count = count_step(data.microbatches, bool(run.stop), run.world)
+        if count.stop:
+            save(run)
+            run.world.say(f"stopped by a signal after step {run.state.step}; go on with --resume")
+            return False
+        take_step(run, data, count, waited)
+        if config.validation and run.is_due(config.validation.every):
+            measure(run)
+        if run.is_due(checkpoints.every):
+            save(run)
+    return True
 
 
-def run_steps(config: TrainConfig, dataset: PackedDataset, model: nn.Module, world: World) -> int:
-    """Returns the number of steps that were skipped, because no token of theirs is trained."""
-    order = PackOrder(len(dataset), config.seed)
-    trained = config.loss_policy.table()
-    optimizer = make_optimizer(model, config)
-    log = MetricsLog(config.output, config.log_every) if world.rank == 0 else None
-    skipped = 0
-    for step in range(config.steps):
-        packs = order.take(step * config.packs_per_step, config.packs_per_step)
-        mine = deal(packs, world.rank, world.ranks, config.packs_per_microbatch)
-        microbatches = [load_batch(dataset, numbers, config.packs_per_microbatch, trained) for numbers in mine]
-        count = count_step(microbatches, world)
-        if not count.weight:
-            skipped += 1
-            continue
-        loss = accumulate_gradients(model, microbatches, count, world)
-        lr = learning_rate_at(step, config)
-        grad_norm = update(optimizer, model, lr, config.clip_norm)
-        if log:
-            log.add(StepMetrics(step + 1, loss, count.trained_tokens, count.tokens, grad_norm, lr))
-    return skipped
+def take_step(run: Run, data: StepData, count: StepCount, waited: float) -> None:
+    """One optimizer step; a step without a trained token is only counted."""
+    config, step = run.plan.config, run.state.step
+    if count.weight:
+        loss = accumulate_gradients(run.model, data.microbatches, count, len(run.groups), run.kernel, run.world)
+        grad_norm = clip_gradients(run.model, config.clip_norm)
+        check_finite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
+        learning_rate = learning_rate_at(step, run.plan.steps, config)
+        update(run.optimizer, learning_rate)
+        if run.log:
+            run.log.add(describe_step(run, data, count, loss, grad_norm, learning_rate, waited))
+    moved = {"step": step + 1, "skipped": run.state.skipped + (not count.weight), "taken": data.taken}
+    run.state = run.state.model_copy(update=moved)
 
 
-def _describe(config: TrainConfig, dataset: PackedDataset, vocab_size: int) -> dict[str, Any]:
-    return {
-        "model": {**config.model.model_dump(), "vocab_size": vocab_size},
-        "dataset": {"id": dataset.manifest.id, "recipe_id": dataset.manifest.recipe_id},
-        "steps": config.steps,
-    }
+def measure(run: Run) -> None:
+    if run.validation:
+        losses = validate(run.model, run.validation, run.kernel, run.world)
+        if run.log:
+            run.log.validated(run.state.step, losses)
+
+
+def save(run: Run) -> None:
+    config = run.plan.config
+    folder = save_checkpoint(config.output, run.state, run.model, run.optimizer, config.checkpoints.keep)
+    run.world.say(f"checkpoint in {folder}")
+
+
+def export_run(run: Run) -> None: ...

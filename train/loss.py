@@ -1,17 +1,85 @@
-"""The loss of a micro-batch: a sum, to be divided by the count of the whole step, which only the step knows."""
+"""Cross entropy straight from the hidden states: the logits of a batch never exist as a whole.
+
+The forward pass goes through the places chunk by chunk. What a chunk's logits contribute to the gradients is added up
+right there, while they are at hand, so neither they nor a second look at them is needed in the backward pass. That
+needs each place's share of the final loss in advance, which a step knows: it counts before it computes. (The idea is
+that of fused linear cross entropy, as in Liger kernels, here in plain torch.)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from train.batch import IGNORE
+CHUNK_ELEMENTS = 2**26
+"""Logits that are there at a time; see docs/benchmarks.md."""
 
 
-def weighted_loss_sum(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Sum over all places of weight * cross entropy, in nats; a scalar of float32 or better.
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The N places of a batch whose next token is trained."""
 
-    logits: [B, seq_len, vocab_size]; targets: int64[B, seq_len], IGNORE where not trained; weights: [B, seq_len].
+    places: Tensor  # int64[N], index into the flattened [B * seq_len]
+    targets: Tensor  # int64[N], the token that follows
+    weights: Tensor  # float64[N], > 0
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum over places of scale * loss, the losses), both float32 or better, in nats; only the sum has a gradient.
+
+    hidden: [N, hidden_size], weight: [vocab_size, hidden_size], targets: int64[N], scale: [N]; N may be 0.
     """
-    exact = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-    losses = cross_entropy(exact, targets.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses @ weights.flatten().to(losses.dtype)
+    function = _LinearCrossEntropy.apply
+    total, losses = function(hidden, weight, targets, scale, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return total, losses
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor]:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        scale = scale.to(exact)
+        losses = torch.empty(len(targets), dtype=exact, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if wanted else None
+        grad_weight = torch.zeros_like(weight, dtype=exact) if wanted else None
+        for part in _chunks(len(targets), len(weight)):
+            logits = (hidden[part] @ weight.t()).to(exact)
+            normalizers = logits.logsumexp(dim=-1, keepdim=True)
+            answers = targets[part, None]
+            losses[part] = (normalizers - logits.gather(1, answers)).squeeze(1)
+            if grad_hidden is not None and grad_weight is not None:
+                slopes = _slopes(logits, normalizers, answers, scale[part]).to(hidden.dtype)
+                torch.mm(slopes, weight, out=grad_hidden[part])
+                _add_product(grad_weight, slopes.t(), hidden[part])
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(losses)
+        return losses @ scale, losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden.mul_(grads[0]), grad_weight.mul_(grads[0]).to(grad_hidden.dtype), None, None, None
+
+
+def _chunks(places: int, vocab_size: int) -> Iterator[slice]:
+    rows = max(1, CHUNK_ELEMENTS // vocab_size)
+    return (slice(start, start + rows) for start in range(0, places, rows))
+
+
+def _slopes(logits: Tensor, normalizers: Tensor, answers: Tensor, scale: Tensor) -> Tensor:
+    """The gradient with respect to the logits, written over them: (softmax - one hot) * scale."""
+    slopes = logits.sub_(normalizers).exp_()
+    slopes.scatter_add_(1, answers, slopes.new_full(answers.shape, -1.0))
+    return slopes.mul_(scale[:, None])
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right; `total` may be of a finer dtype."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

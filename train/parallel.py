@@ -1,4 +1,4 @@
-"""Ranks, and what they do to a model from outside: its parameters are sharded block by block (FSDP2)."""
+"""Ranks, and what they do to a model from outside: its blocks are checkpointed, compiled and sharded (FSDP2)."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,12 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from train.config import TrainConfig
 from train.model import Decoder
+from train.recompute import recompute_activations
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""Counts are summed on the CPU, so that no rank waits for its GPU to learn them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class World:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all ranks, in float64; every rank must call it, with as many values."""
-        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        totals = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(totals)
         sums: list[float] = totals.tolist()
         return sums
@@ -42,7 +47,7 @@ def join_world() -> Iterator[World]:
     After an error the process group is left as it is: the process ends, and torchrun ends the others.
     """
     device = _pick_device()
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = BACKENDS[device.type]
     if "RANK" in os.environ:
         dist.init_process_group(backend)
     else:
@@ -60,14 +65,32 @@ def _pick_device() -> torch.device:
     return device
 
 
+def dtypes_of(config: TrainConfig) -> tuple[torch.dtype, torch.dtype]:
+    """(of the computation, of weights and optimizer state)"""
+    compute_dtype: torch.dtype = getattr(torch, config.dtype)
+    if config.master_dtype is None:
+        return compute_dtype, torch.promote_types(compute_dtype, torch.float32)
+    master_dtype: torch.dtype = getattr(torch, config.master_dtype)
+    return compute_dtype, master_dtype
+
+
+def parallelize(model: Decoder, config: TrainConfig, mesh: DeviceMesh) -> None:
+    """In place, and parameters keep their names. Checkpointing is compiled along, hooks of FSDP are not."""
+    for block in model.layers:
+        recompute_activations(block, config.activation_checkpointing)
+        if config.compile:
+            block.forward = torch.compile(block.forward, fullgraph=True)
+    shard_model(model, mesh, dtypes_of(config)[0])
+
+
 def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
     """Shard in place. Gradients are summed over the ranks, never averaged: the loss is divided by a global count.
 
-    With bfloat16 the parameters and the sums of gradients stay in float32, only the computation is in bfloat16.
+    In bfloat16 only the computation is done: gradients are summed over the ranks in float32. Inputs are not cast, as
+    the weights of losses stay exact.
     """
-    policy = MixedPrecisionPolicy()
-    if compute_dtype is torch.bfloat16:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    reduce_dtype = torch.promote_types(compute_dtype, torch.float32)
+    policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
     for module in (*model.layers, model):
         sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
         assert isinstance(sharded, FSDPModule)

@@ -4,16 +4,26 @@
 
 The denominator is counted first, over the whole step; each micro-batch's sum is divided by it before its backward pass,
 and gradients are summed over ranks. A micro-batch or a rank without a trained token adds zeros: no special case.
+With `loss_normalization: documents` the weights of each document add up to 1, so the denominator counts documents.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
+from train.attention import isolate
 from train.batch import Batch
-from train.loss import weighted_loss_sum
+from train.loss import Trained
 from train.parallel import World
+
+Floats = npt.NDArray[np.float64]
+Kernel = Literal["sdpa", "varlen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +33,66 @@ class StepCount:
     weight: float
     trained_tokens: int
     tokens: int
+    square_lengths: int
+    stop: bool  # some rank got a signal
 
 
-def count_step(microbatches: Sequence[Batch], world: World) -> StepCount:
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """Sums over all ranks, by group; and which of this rank's micro-batches have a loss that is no finite number."""
+
+    sums: Floats  # [groups], of weight * loss
+    weights: Floats  # [groups]
+    broken: list[int]
+
+    @property
+    def mean(self) -> float:
+        return float(self.sums.sum() / self.weights.sum())
+
+
+def count_step(microbatches: Sequence[Batch], stop: bool, world: World) -> StepCount:
     """Count a step before its first forward pass; every rank must call it."""
-    weight = sum(float(batch.weights.double().sum()) for batch in microbatches)
-    trained = sum(int(batch.weights.count_nonzero()) for batch in microbatches)
-    tokens = sum(batch.tokens for batch in microbatches)
-    weight, trained_tokens, all_tokens = world.sum([weight, trained, tokens])
-    return StepCount(weight, int(trained_tokens), int(all_tokens))
+    counts = [
+        [float(batch.weights.sum()), len(batch.places), batch.tokens, batch.square_lengths] for batch in microbatches
+    ]
+    weight, trained, tokens, squares, stops = world.sum([*np.sum(counts, axis=0), float(stop)])
+    return StepCount(weight, int(trained), int(tokens), int(squares), stops > 0)
 
 
-def accumulate_gradients(model: nn.Module, microbatches: Sequence[Batch], count: StepCount, world: World) -> float:
-    """Add the gradients of the step's loss to the parameters and return that loss, of all ranks.
+def accumulate_gradients(
+    model: nn.Module, microbatches: Sequence[Batch], count: StepCount, groups: int, kernel: Kernel, world: World
+) -> StepLoss:
+    """Add the gradients of the step's loss to the parameters.
 
     Every rank must call it, with as many micro-batches as the others.
     """
     assert count.weight > 0
-    loss = 0.0
-    for batch in microbatches:
-        share = _loss_sum(model, batch.to(world.device)) / count.weight
+    sums, weights = torch.zeros((2, groups), dtype=torch.float64, device=world.device)
+    broken = []
+    for number, batch in enumerate(microbatch.to(world.device) for microbatch in microbatches):
+        share, losses = run_model(model, batch, kernel, count.weight)
         share.backward()  # type: ignore[no-untyped-call]
-        loss += float(share.detach())
-    return world.sum([loss])[0]
+        add_losses(sums, weights, batch, losses)
+        if not math.isfinite(float(share.detach())):
+            broken.append(number)
+    return sum_losses(sums, weights, broken, world)
 
 
-def _loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    logits = model(batch.input_ids, batch.position_ids, batch.document_ids)
-    return weighted_loss_sum(logits, batch.targets, batch.weights)
+def run_model(model: nn.Module, batch: Batch, kernel: Kernel, divisor: float) -> tuple[Tensor, Tensor]:
+    """(sum of weight * loss / divisor, the trained places' losses) of a batch on the model's device."""
+    isolation = isolate(batch.document_ids, batch.cu_seqlens, kernel)
+    trained = Trained(batch.places, batch.targets, batch.weights / divisor)
+    share, losses = model(batch.input_ids, batch.position_ids, isolation, trained)
+    return share, losses
+
+
+def add_losses(sums: Tensor, weights: Tensor, batch: Batch, losses: Tensor) -> None:
+    """Add a batch's weighted losses, and the weights, to those of their groups; float64[groups] each."""
+    sums.index_add_(0, batch.groups, losses.double() * batch.weights)
+    weights.index_add_(0, batch.groups, batch.weights)
+
+
+def sum_losses(sums: Tensor, weights: Tensor, broken: list[int], world: World) -> StepLoss:
+    """Every rank must call it."""
+    both = np.array(world.sum(torch.cat((sums, weights)).tolist()))
+    return StepLoss(both[: len(sums)], both[len(sums) :], broken)
