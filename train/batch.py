@@ -10,6 +10,7 @@ What is trained is kept as a list of places with their targets and weights, so t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ Floats = npt.NDArray[np.float64]
 
 _NO_DOCUMENTS = np.zeros(0, dtype=np.int32)
 _NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64), np.zeros(0, np.int64))
+
+TrainedColumns: TypeAlias = tuple[npt.NDArray[Any], ...]
+"""(places, targets, weights, groups)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,16 @@ class Batch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: function(value) for name, value in tensors.items() if isinstance(value, Tensor)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_document: bool) -> Batch:
     """A batch of `rows` rows, of which the first are `entries`. per_document: each document weighs 1 in all."""
     input_ids, position_ids, document_ids = np.zeros((3, rows, seq_len), dtype=np.int64)
-    borders, trained = [np.zeros(1, dtype=np.int64)], [_NOTHING]
+    borders: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
+    trained: list[TrainedColumns] = [_NOTHING]
     for row in range(rows):
         lengths = _with_padding(entries[row].pack.doc_lengths if row < len(entries) else _NO_DOCUMENTS, seq_len)
         position_ids[row], document_ids[row] = number_tokens(lengths)
@@ -123,8 +129,8 @@ def weigh_documents(weights: Floats, lengths: npt.NDArray[np.int32]) -> Floats:
     return scaled
 
 
-def _list_trained(entry: Entry, start: int, per_document: bool) -> tuple[npt.NDArray[np.generic], ...]:
-    """(places, targets, weights, groups) of a row whose first token is at `start` of the flattened batch."""
+def _list_trained(entry: Entry, start: int, per_document: bool) -> TrainedColumns:
+    """Of a row whose first token is at `start` of the flattened batch."""
     pack = entry.pack
     weights = weigh_targets(pack, entry.table)
     if per_document:

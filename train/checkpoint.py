@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
@@ -47,7 +48,7 @@ def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: 
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     dist.barrier()
-    dcp.save(_tensors(model, optimizer), checkpoint_id=temporary)
+    save(_tensors(model, optimizer), checkpoint_id=temporary)
     if dist.get_rank() == 0:
         (temporary / RUN).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _sync(temporary)
@@ -95,7 +96,7 @@ def check_same_run(checkpoint: Path, found: RunState, expected: RunState) -> Non
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Into the model and the optimizer in place; every rank must call it. The number of ranks may be another."""
     tensors = _tensors(model, optimizer)
-    dcp.load(tensors, checkpoint_id=checkpoint)
+    load(tensors, checkpoint_id=checkpoint)
     set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.attention import choose_kernel
+from train.attention import Kernel, choose_kernel
 from train.batch import Batch, Entry, make_batch
 from train.config import TrainConfig
 from train.loop import make_model
@@ -19,7 +19,7 @@ from train.model import Decoder
 from train.packs import Pack, ShardedPacks
 from train.parallel import World, dtypes_of, join_world
 from train.plan import plan_run
-from train.step import Kernel, run_model
+from train.step import run_model
 
 PACKS, DOCUMENTS = 2, 12
 """Packs to look at, and the most documents of each that are run alone."""
@@ -78,11 +78,12 @@ class Patient:
         batch = self._batch(pack)
         with torch.no_grad():
             _, losses = run_model(self.model, batch.to(self.world.device), self.kernel, divisor=1.0)
-        return list(losses.cpu().split((pack.doc_lengths - 1).tolist()))
+        return list(torch.split(losses.cpu(), (pack.doc_lengths - 1).tolist()))
 
     def _batch(self, pack: Pack) -> Batch:
         seq_len = len(pack.input_ids)
-        return make_batch([Entry(pack, _ALL_TOKENS, 0, False)], self.config.packs_per_microbatch, seq_len, per_document=False)
+        entry = Entry(pack, _ALL_TOKENS, first_group=0, by_source=False)
+        return make_batch([entry], self.config.packs_per_microbatch, seq_len, per_document=False)
 
     def _compare(self, pack: Pack, packed: Sequence[Tensor], chosen: Sequence[int]) -> Finding:
         alone = torch.cat([self.losses(_alone(pack, document))[0] for document in chosen])
@@ -90,8 +91,8 @@ class Patient:
         differences = (alone - together).abs()
         mean, most = float(differences.mean()), float(differences.max())
         return Finding(
-            f"{len(chosen)} documents alone and in their pack: losses differ by {mean:.2g} in the mean, {most:.2g} at most "
-            f"(mean loss {float(alone.mean()):.4f})",
+            f"{len(chosen)} documents alone and in their pack: losses differ by {mean:.2g} in the mean, {most:.2g} at "
+            f"most (mean loss {float(alone.mean()):.4f})",
             mean <= TOLERANCE[self.config.dtype],
         )
 

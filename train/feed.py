@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Feeder:
-    """Data sets as one rank reads them. tables: their loss policies; groups: where losses are told, see groups.py."""
+    """Data sets as one rank reads them. tables: their loss policies; groups: where losses are told, see train.groups."""
 
     datasets: Sequence[ShardedPacks]
     tables: Sequence[npt.NDArray[np.bool_]]
@@ -36,13 +36,14 @@ class Feeder:
         return [self._batch(own) for own in deal(packs, self.rank, self.ranks, self.packs_per_microbatch)]
 
     def _batch(self, packs: Sequence[PackRef]) -> Batch:
-        entries = [
-            Entry(self.datasets[ref.dataset][ref.pack], self.tables[ref.dataset], self.first_groups[ref.dataset], self.by_source)
-            for ref in packs
-        ]
+        entries = [self._entry(ref) for ref in packs]
         seq_len = self.datasets[0].manifest.seq_len
         batch = make_batch(entries, self.packs_per_microbatch, seq_len, per_document=self.per_document)
         return batch.pin_memory() if self.pinned else batch
+
+    def _entry(self, ref: PackRef) -> Entry:
+        pack = self.datasets[ref.dataset][ref.pack]
+        return Entry(pack, self.tables[ref.dataset], self.first_groups[ref.dataset], self.by_source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,27 @@
 """A training run, from the plan to the exported model. Every rank runs all of it; rank 0 alone prints and writes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
+from schemas.store import dataset_folder
 from train.architecture import Architecture
-from train.attention import choose_kernel
+from train.attention import Kernel, choose_kernel
 from train.checkpoint import RunState, load_checkpoint, save_checkpoint
 from train.config import ModelFolder, TrainConfig
-from train.export import export_model
+from train.export import export
 from train.feed import StepData, feed_steps, read_ahead
 from train.groups import Groups
-from train.metrics import MetricsLog, StepMetrics
+from train.metrics import MetricsLog
 from train.model import Decoder
 from train.nonfinite import check_finite
 from train.optim import clip_gradients, make_optimizer, update
 from train.parallel import World, dtypes_of, join_world, parallelize
-from train.plan import MODEL, Plan, make_feeder, make_groups, make_validation, plan_run
+from train.plan import MODEL, Mode, Plan, make_feeder, make_groups, make_validation, plan_run
 from train.schedule import learning_rate_at
 from train.signals import StopFlag
-from train.step import Kernel, accumulate_gradients, count_step
+from train.step import StepCount, accumulate_gradients, count_step
 from train.validate import Validation, validate
 from train.weights import initialise, load_weights
 
@@ -115,7 +114,7 @@ def take_step(run: Run, data: StepData, count: StepCount, waited: float) -> None
         learning_rate = learning_rate_at(step, run.plan.steps, config)
         update(run.optimizer, learning_rate)
         if run.log:
-            run.log.add(describe_step(run, data, count, loss, grad_norm, learning_rate, waited))
+            run.log.add(dict(step=step+1, loss=loss.mean, trained_tokens=count.trained_tokens, tokens=count.tokens, grad_norm=grad_norm, lr=learning_rate, losses=run.groups.by_dataset(loss.sums), sources=run.groups.each(loss.sums)))
     moved = {"step": step + 1, "skipped": run.state.skipped + (not count.weight), "taken": data.taken}
     run.state = run.state.model_copy(update=moved)
 
@@ -133,4 +132,16 @@ def save(run: Run) -> None:
     run.world.say(f"checkpoint in {folder}")
 
 
-def export_run(run: Run) -> None: ...
+def export_run(run: Run) -> None:
+    """Write the model as a Hugging Face folder: OUTPUT/model."""
+    config = run.plan.config
+    dataset = run.plan.datasets[0]
+    export(
+        run.model,
+        config.output / MODEL,
+        dataset=dataset_folder(dataset.path),
+        manifest=dataset.manifest,
+        source=config.model.path if isinstance(config.model, ModelFolder) else None,
+        dtype=getattr(torch, config.export_dtype or config.dtype),
+    )
+    run.world.say(f"model in {config.output / MODEL}")

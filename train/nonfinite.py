@@ -18,7 +18,13 @@ class NonFiniteStep(ValueError):
 
 
 def check_finite(
-    step: int, loss: StepLoss, grad_norm: float, data: StepData, entries: Sequence[DatasetConfig], output: Path, world: World
+    step: int,
+    loss: StepLoss,
+    grad_norm: float,
+    data: StepData,
+    entries: Sequence[DatasetConfig],
+    output: Path,
+    world: World,
 ) -> None:
     """Raises NonFiniteStep on all ranks alike, after rank 0 has written the step's packs to OUTPUT/nonfinite.json."""
     if math.isfinite(loss.mean) and math.isfinite(grad_norm):
@@ -30,7 +36,7 @@ def check_finite(
         suspects[first : first + rows] = [1.0] * len(suspects[first : first + rows])
     broken = world.sum(suspects)
     packs = [
-        {"dataset": entries[ref.dataset].path, "holdout": entries[ref.dataset].holdout, "pack": ref.pack, "finite": not bad}
+        {"dataset": entries[ref.dataset].path, "pack": ref.pack, "finite": not bad}
         for ref, bad in zip(data.packs, broken, strict=True)
     ]
     if world.rank == 0:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from schemas.errors import ConfigError
-from train.architecture import Architecture, check_fit, read_architecture
+from train.architecture import Architecture, check_fit
 from train.checkpoint import FOLDER, RunState, check_same_run, list_checkpoints, read_run_state
 from train.config import DatasetConfig, ModelFolder, TrainConfig
 from train.feed import Feeder
 from train.groups import Groups, group_losses
 from train.metrics import METRICS
 from train.mixture import Mixture
+from train.model_folder import read_architecture
 from train.packs import ShardedPacks, count_trained_tokens
 from train.parallel import World, dtypes_of
 from train.validate import Validation, choose_packs

@@ -25,15 +25,13 @@ def recompute_activations(block: nn.Module, mode: Literal["none", "selective", "
     torchtitan).
     """
     if mode == "full":
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     elif mode == "selective":
-        block.forward = partial(  # type: ignore[method-assign]
-            checkpoint, block.forward, use_reentrant=False, context_fn=_selective_contexts
-        )
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_selective_contexts)
 
 
 def _selective_contexts() -> Any:
-    return create_selective_checkpoint_contexts(_policy())
+    return create_selective_checkpoint_contexts(_policy())  # type: ignore[no-untyped-call]
 
 
 def _policy() -> Callable[..., CheckpointPolicy]:

@@ -10,20 +10,18 @@ With `loss_normalization: documents` the weights of each document add up to 1, s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from train.attention import isolate
+from train.attention import Kernel, isolate
 from train.batch import Batch
 from train.loss import Trained
 from train.parallel import World
 
 Floats = npt.NDArray[np.float64]
-Kernel = Literal["sdpa", "varlen"]
 
 
 @dataclass(frozen=True, slots=True)

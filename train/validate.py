@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from train.attention import Kernel
 from train.batch import Batch
 from train.feed import Feeder
 from train.groups import Groups
 from train.mixture import PackRef
 from train.order import PackOrder
 from train.parallel import World
-from train.step import Kernel, add_losses, run_model, sum_losses
+from train.step import add_losses, run_model, sum_losses
 
 
 @dataclass(frozen=True, slots=True)
