@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from train.flops import count_pairs
 from train.loss import Trained
 from train.packs import Pack
 
@@ -56,7 +57,7 @@ class Batch:
     weights: Tensor  # float64[N]
     groups: Tensor  # int64[N], the group whose loss it belongs to
     tokens: int  # of documents, without the padding
-    square_lengths: int  # sum over documents of length^2, which attention costs
+    pairs: int  # of a query and a key that it sees, see train.flops
 
     @property
     def trained(self) -> Trained:
@@ -97,7 +98,7 @@ def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_documen
         weights=torch.from_numpy(weights),
         groups=torch.from_numpy(groups),
         tokens=sum(int(entry.pack.doc_lengths.sum()) for entry in entries),
-        square_lengths=sum(int((entry.pack.doc_lengths.astype(np.int64) ** 2).sum()) for entry in entries),
+        pairs=sum(count_pairs(entry.pack.doc_lengths.tolist()) for entry in entries),
     )
 
 

@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from train.config import DatasetConfig
+from train.metrics import LossSum
 from train.packs import ShardedPacks
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +29,18 @@ class Groups:
     def __len__(self) -> int:
         return sum(map(len, self.sources))
 
-    def by_dataset(self, values: npt.NDArray[np.float64]) -> dict[str, float]:
-        """Sums over each data set's groups; float64[groups]."""
-        sums = np.add.reduceat(values, self.firsts)
-        return dict(zip(self.names, sums.tolist(), strict=True))
+    def by_dataset(self, sums: Floats, weights: Floats) -> dict[str, LossSum]:
+        """The losses of each data set's groups together; float64[groups] each."""
+        totals = zip(*(np.add.reduceat(values, self.firsts).tolist() for values in (sums, weights)), strict=True)
+        return {name: LossSum(*total) for name, total in zip(self.names, totals, strict=True)}
 
-    def each(self, values: npt.NDArray[np.float64]) -> dict[str, float]:
-        """The value of each source; empty where sources are not told apart."""
+    def each(self, sums: Floats, weights: Floats) -> dict[str, LossSum]:
+        """The losses of each source; empty where sources are not told apart."""
         if not self.by_source:
             return {}
-        sources = (f"{name}: {source}" for name, own in zip(self.names, self.sources, strict=True) for source in own)
-        return dict(zip(sources, values.tolist(), strict=True))
+        sources = [f"{name}: {source}" for name, own in zip(self.names, self.sources, strict=True) for source in own]
+        totals = zip(sums.tolist(), weights.tolist(), strict=True)
+        return {source: LossSum(*total) for source, total in zip(sources, totals, strict=True) if total[1]}
 
 
 def group_losses(configs: Sequence[DatasetConfig], datasets: Sequence[ShardedPacks], by_source: bool) -> Groups:

@@ -1,6 +1,7 @@
 """A training run, from the plan to the exported model. Every rank runs all of it; rank 0 alone prints and writes."""
 
 from dataclasses import dataclass
+from time import monotonic
 
 import torch
 from torch.optim import Optimizer
@@ -12,16 +13,17 @@ from train.checkpoint import RunState, load_checkpoint, save_checkpoint
 from train.config import ModelFolder, TrainConfig
 from train.export import export
 from train.feed import StepData, feed_steps, read_ahead
+from train.flops import step_flops
 from train.groups import Groups
-from train.metrics import MetricsLog
+from train.metrics import MetricsLog, StepMetrics
 from train.model import Decoder
 from train.nonfinite import check_finite
 from train.optim import clip_gradients, make_optimizer, update
 from train.parallel import World, dtypes_of, join_world, parallelize
 from train.plan import MODEL, Mode, Plan, make_feeder, make_groups, make_validation, plan_run
 from train.schedule import learning_rate_at
-from train.signals import StopFlag
-from train.step import StepCount, accumulate_gradients, count_step
+from train.signals import StopFlag, stop_on_signals
+from train.step import StepCount, StepLoss, accumulate_gradients, count_step
 from train.validate import Validation, validate
 from train.weights import initialise, load_weights
 
@@ -29,8 +31,8 @@ from train.weights import initialise, load_weights
 def train(config: TrainConfig, mode: Mode = "start") -> None:
     """Train, save and export. What is wrong with config, model or data is raised before the ranks meet."""
     plan = plan_run(config, mode)
-    with join_world() as world:
-        run = start_run(plan, world)
+    with join_world() as world, stop_on_signals() as stop:
+        run = start_run(plan, world, stop)
         if mode == "export" or run_steps(run):
             export_run(run)
 
@@ -55,9 +57,9 @@ class Run:
         return every is not None and (self.state.step % every == 0 or self.state.step == self.plan.steps)
 
 
-def start_run(plan: Plan, world: World) -> Run:
+def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     """Build the model, and load the checkpoint where the run goes on."""
-    config, stop = plan.config, StopFlag()
+    config = plan.config
     torch.use_deterministic_algorithms(config.deterministic)
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0])
     model = make_model(config, plan.architecture, world)
@@ -91,12 +93,13 @@ def run_steps(run: Run) -> bool:
     if run.state.step == 0:
         measure(run)
     for data, waited in read_ahead(steps):
+        started = monotonic() - waited
         count = count_step(data.microbatches, bool(run.stop), run.world)
         if count.stop:
             save(run)
             run.world.say(f"stopped by a signal after step {run.state.step}; go on with --resume")
             return False
-        take_step(run, data, count, waited)
+        take_step(run, data, count, started, waited)
         if config.validation and run.is_due(config.validation.every):
             measure(run)
         if run.is_due(checkpoints.every):
@@ -104,7 +107,7 @@ def run_steps(run: Run) -> bool:
     return True
 
 
-def take_step(run: Run, data: StepData, count: StepCount, waited: float) -> None:
+def take_step(run: Run, data: StepData, count: StepCount, started: float, waited: float) -> None:
     """One optimizer step; a step without a trained token is only counted."""
     config, step = run.plan.config, run.state.step
     if count.weight:
@@ -114,16 +117,46 @@ def take_step(run: Run, data: StepData, count: StepCount, waited: float) -> None
         learning_rate = learning_rate_at(step, run.plan.steps, config)
         update(run.optimizer, learning_rate)
         if run.log:
-            run.log.add(dict(step=step+1, loss=loss.mean, trained_tokens=count.trained_tokens, tokens=count.tokens, grad_norm=grad_norm, lr=learning_rate, losses=run.groups.by_dataset(loss.sums), sources=run.groups.each(loss.sums)))
+            seconds = monotonic() - started
+            run.log.add(describe_step(run, data, count, loss, grad_norm, learning_rate, seconds, waited))
     moved = {"step": step + 1, "skipped": run.state.skipped + (not count.weight), "taken": data.taken}
     run.state = run.state.model_copy(update=moved)
+
+
+def describe_step(
+    run: Run,
+    data: StepData,
+    count: StepCount,
+    loss: StepLoss,
+    grad_norm: float,
+    learning_rate: float,
+    seconds: float,
+    waited: float,
+) -> StepMetrics:
+    flops = step_flops(
+        run.plan.architecture, tokens=count.tokens, trained_tokens=count.trained_tokens, pairs=count.pairs
+    )
+    return StepMetrics(
+        step=run.state.step + 1,
+        loss=loss.mean,
+        trained_tokens=count.trained_tokens,
+        tokens=count.tokens,
+        slots=len(data.packs) * run.plan.datasets[0].manifest.seq_len,
+        grad_norm=grad_norm,
+        lr=learning_rate,
+        seconds=seconds,
+        data_wait=waited,
+        flops=flops,
+        losses=run.groups.by_dataset(loss.sums, loss.weights),
+        source_losses=run.groups.each(loss.sums, loss.weights),
+    )
 
 
 def measure(run: Run) -> None:
     if run.validation:
         losses = validate(run.model, run.validation, run.kernel, run.world)
         if run.log:
-            run.log.validated(run.state.step, losses)
+            run.log.validation(run.state.step, losses)
 
 
 def save(run: Run) -> None:

@@ -138,4 +138,3 @@ def _check_output_is_new(output: Path, names: Sequence[str]) -> None:
                 f"output {output} already holds {name} of another run; "
                 "use --resume to go on from its newest checkpoint, or --set output=FOLDER for another folder"
             )
-

@@ -1,21 +1,37 @@
 """Signals that ask a run to stop: it saves after the step in hand and ends."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopFlag:
-    """True once a signal came. The same signal a second time does what it does to any process."""
+    """True once a signal came."""
 
     def __init__(self) -> None:
-        self._set = False
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self.is_set = False
 
     def __bool__(self) -> bool:
-        return self._set
+        return self.is_set
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._set = True
-        signal.signal(number, self._before[signal.Signals(number)])
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Signals set the flag. The same one a second time does what it does to any process."""
+    flag = StopFlag()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        flag.is_set = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

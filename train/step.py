@@ -31,7 +31,7 @@ class StepCount:
     weight: float
     trained_tokens: int
     tokens: int
-    square_lengths: int
+    pairs: int
     stop: bool  # some rank got a signal
 
 
@@ -50,11 +50,9 @@ class StepLoss:
 
 def count_step(microbatches: Sequence[Batch], stop: bool, world: World) -> StepCount:
     """Count a step before its first forward pass; every rank must call it."""
-    counts = [
-        [float(batch.weights.sum()), len(batch.places), batch.tokens, batch.square_lengths] for batch in microbatches
-    ]
-    weight, trained, tokens, squares, stops = world.sum([*np.sum(counts, axis=0), float(stop)])
-    return StepCount(weight, int(trained), int(tokens), int(squares), stops > 0)
+    counts = [[float(batch.weights.sum()), len(batch.places), batch.tokens, batch.pairs] for batch in microbatches]
+    weight, trained, tokens, pairs, stops = world.sum([*np.sum(counts, axis=0), float(stop)])
+    return StepCount(weight, int(trained), int(tokens), int(pairs), stops > 0)
 
 
 def accumulate_gradients(

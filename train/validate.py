@@ -11,6 +11,7 @@ from train.attention import Kernel
 from train.batch import Batch
 from train.feed import Feeder
 from train.groups import Groups
+from train.metrics import LossSum
 from train.mixture import PackRef
 from train.order import PackOrder
 from train.parallel import World
@@ -40,8 +41,8 @@ def choose_packs(sizes: Sequence[int], most: int | None, seed: int) -> list[list
 
 
 @torch.no_grad()
-def validate(model: nn.Module, validation: Validation, kernel: Kernel, world: World) -> dict[str, float]:
-    """The loss of each data set, by name; NaN where no token of it is trained. Every rank must call it."""
+def validate(model: nn.Module, validation: Validation, kernel: Kernel, world: World) -> dict[str, LossSum]:
+    """The loss of each data set, by name. Every rank must call it."""
     sums, weights = torch.zeros((2, len(validation.groups)), dtype=torch.float64, device=world.device)
     for batch in (own.to(world.device) for own in validation.batches()):
         _, losses = run_model(model, batch, kernel, divisor=1.0)
@@ -50,5 +51,4 @@ def validate(model: nn.Module, validation: Validation, kernel: Kernel, world: Wo
         if isinstance(module, FSDPModule):
             module.reshard()  # only a backward pass does it by itself
     total = sum_losses(sums, weights, [], world)
-    losses_of, weights_of = validation.groups.by_dataset(total.sums), validation.groups.by_dataset(total.weights)
-    return {name: losses_of[name] / weights_of[name] if weights_of[name] else float("nan") for name in losses_of}
+    return validation.groups.by_dataset(total.sums, total.weights)

@@ -8,33 +8,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from train.batch import load_batch
 from train.config import TrainConfig
-from train.data import PackedDataset
 from train.loop import make_model
-from train.order import deal
+from train.mixture import PackRef
 from train.parallel import World, join_world
+from train.plan import make_feeder, plan_run
 from train.step import accumulate_gradients, count_step
 
 
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     config = TrainConfig.model_validate(case["config"])
-    dataset = PackedDataset(config.dataset.path)
-    model = make_model(config, dataset.manifest.vocab_size, world)
-    trained = config.loss_policy.table()
-    mine = deal(np.array(case["packs"]), world.rank, world.ranks, config.packs_per_microbatch)
-    microbatches = [load_batch(dataset, numbers, config.packs_per_microbatch, trained) for numbers in mine]
-    count = count_step(microbatches, world)
-    loss = accumulate_gradients(model, microbatches, count, world)
-    here = int(sum(batch.weights.count_nonzero() for batch in microbatches))
+    plan = plan_run(config, "doctor")
+    model = make_model(config, plan.architecture, world)
+    feeder = make_feeder(plan, world, config.datasets, plan.datasets)
+    microbatches = feeder.load([PackRef(0, pack) for pack in case["packs"]])
+    count = count_step(microbatches, False, world)
+    loss = accumulate_gradients(model, microbatches, count, 1, "sdpa", world)
+    here = sum(len(batch.places) for batch in microbatches)
     by_rank = [int(total) for total in world.sum([here * (rank == world.rank) for rank in range(world.ranks)])]
     grads = {name: gather_gradient(parameter) for name, parameter in model.named_parameters()}
-    facts = {"loss": loss, "count": count.trained_tokens, "by_rank": by_rank, "microbatches": len(microbatches)}
+    facts = {"loss": loss.mean, "count": count.trained_tokens, "by_rank": by_rank, "microbatches": len(microbatches)}
     return {**facts, "grads": grads}
 
 

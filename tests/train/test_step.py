@@ -7,6 +7,7 @@ probabilities of the trained tokens one by one, and divides by their number. Rea
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +16,56 @@ import torch
 from torch import Tensor
 
 from schemas.policy import DEFAULT_POLICY
-from train.config import PRESETS
+from train.architecture import PRESETS
+from train.attention import block_causal_mask
 from train.model import Decoder
+from train.weights import initialise
 
 pytestmark = pytest.mark.slow
 
 VOCAB_SIZE, SEED = 50, 3
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 STEPS = {"even": [0, 1, 2, 3], "uneven": [4, 2, 1]}
+VARIANTS: dict[str, dict[str, str]] = {
+    "plain": {},
+    "documents": {"loss_normalization": "documents"},
+    "full": {"activation_checkpointing": "full"},
+    "selective": {"activation_checkpointing": "selective"},
+}
 LAYOUTS = {1: "1 rank x 4 micro-batches", 2: "2 x 2", 4: "4 x 1"}
 
 
 def case_names() -> list[str]:
-    return [f"{dtype}-{data}-{step}" for dtype in TOLERANCE for data in ("counts", "weights") for step in STEPS]
+    return ["-".join(parts) for parts in product(TOLERANCE, ("counts", "weights"), STEPS, VARIANTS)]
 
 
-def reference(documents: Sequence[Any], dtype: torch.dtype, weighted: bool) -> tuple[float, dict[str, Tensor]]:
-    torch.manual_seed(SEED)
-    model = Decoder(PRESETS["tiny"], VOCAB_SIZE).to(dtype)
-    table = DEFAULT_POLICY.table()
-    total, count = torch.zeros((), dtype=dtype), 0.0
-    for doc in documents:
-        ids = torch.tensor([doc.ids])
-        logits = model(ids, torch.arange(len(doc.ids))[None], torch.zeros_like(ids))[0]
-        for place in range(len(doc.ids) - 1):
-            if table[doc.channel[place + 1]]:
-                weight = doc.weight[place + 1] if weighted else 1.0
-                total = total - weight * torch.log_softmax(logits[place], dim=-1)[doc.ids[place + 1]]
-                count += weight
-    loss = total / count
+def reference(
+    documents: Sequence[Any], dtype: torch.dtype, *, weighted: bool, per_document: bool = False
+) -> tuple[float, dict[str, Tensor]]:
+    model = Decoder(PRESETS["tiny"].model_copy(update={"vocab_size": VOCAB_SIZE})).to(dtype)
+    initialise(model, SEED)
+    parts = [part for doc in documents if (part := add_up(model, doc, dtype, weighted))[1]]
+    if per_document:
+        loss = torch.stack([total / count for total, count in parts]).mean()
+    else:
+        loss = torch.stack([total for total, _ in parts]).sum() / sum(count for _, count in parts)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.item(), {
         name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
     }
+
+
+def add_up(model: Decoder, doc: Any, dtype: torch.dtype, weighted: bool) -> tuple[Tensor, float]:
+    """(sum of weight * loss, sum of weight) over one document's trained tokens, one by one."""
+    ids, table = torch.tensor([doc.ids]), DEFAULT_POLICY.table()
+    logits = model.logits(ids, torch.arange(len(doc.ids))[None], block_causal_mask(torch.zeros_like(ids)))[0]
+    total, count = torch.zeros((), dtype=dtype), 0.0
+    for place in range(len(doc.ids) - 1):
+        if table[doc.channel[place + 1]]:
+            weight = doc.weight[place + 1] if weighted else 1.0
+            total = total - weight * torch.log_softmax(logits[place], dim=-1)[doc.ids[place + 1]]
+            count += weight
+    return total, count
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +78,12 @@ def cases(folder: Path, build_dataset: Callable[..., str], unequal_packs: Sequen
     paths = {
         data: build_dataset(folder / data, unequal_packs, weights=data == "weights") for data in ("counts", "weights")
     }
-    config: dict[str, Any] = {"output": "none", "model": "tiny", "packs_per_step": 4, "steps": 1, "seed": SEED}
+    common: dict[str, Any] = {"output": "none", "model": "tiny", "packs_per_step": 4, "steps": 1, "seed": SEED}
     cases: dict[str, Any] = {}
     for name in case_names():
-        dtype, data, step = name.split("-")
-        cases[name] = {"packs": STEPS[step], "config": {**config, "dtype": dtype, "dataset": {"path": paths[data]}}}
+        dtype, data, step, variant = name.split("-")
+        config = {**common, **VARIANTS[variant], "dtype": dtype, "datasets": [{"path": paths[data]}]}
+        cases[name] = {"packs": STEPS[step], "config": config}
     (folder / "cases.json").write_text(json.dumps(cases))
     return folder / "cases.json"
 
@@ -81,11 +100,13 @@ def test_ranks_and_microbatches_equal_one_process(
     done = launch("torchrun", "--standalone", "--nproc-per-node", ranks, worker, cases, tmp_path)
     assert done.returncode == 0, done.stderr
     for name in case_names():
-        dtype, data, step = name.split("-")
+        dtype, data, step, variant = name.split("-")
         result = torch.load(tmp_path / f"{name}.pt")
         assert_hard_enough(result, step, ranks)
         documents = [doc for pack in STEPS[step] for doc in unequal_packs[pack]]
-        loss, grads = reference(documents, getattr(torch, dtype), weighted=data == "weights")
+        loss, grads = reference(
+            documents, getattr(torch, dtype), weighted=data == "weights", per_document=variant == "documents"
+        )
         assert result["loss"] == pytest.approx(loss, rel=TOLERANCE[dtype])
         assert_same_gradients(result["grads"], grads, TOLERANCE[dtype])
 
@@ -107,10 +128,11 @@ def assert_hard_enough(result: dict[str, Any], step: str, ranks: int) -> None:
     assert len(set(result["by_rank"])) == (1 if ranks == 1 else 2 if ranks == 2 else 3)
 
 
-def test_weights_matter(unequal_packs: Sequence[Any]) -> None:
-    """Guards the proof: with weights it is another loss, and so would be the mean of the packs' means."""
+def test_what_is_proved_makes_a_difference(unequal_packs: Sequence[Any]) -> None:
+    """Guards the proof: weights, documents and the mean of the packs' means each give another loss."""
     documents = [doc for pack in STEPS["even"] for doc in unequal_packs[pack]]
     plain, weighted = (reference(documents, torch.float64, weighted=weighted)[0] for weighted in (False, True))
+    by_document = reference(documents, torch.float64, weighted=False, per_document=True)[0]
     means = [reference(unequal_packs[pack], torch.float64, weighted=False)[0] for pack in (0, 2)]
-    assert abs(plain - weighted) > 1e-4
-    assert abs(plain - sum(means) / 2) > 1e-4
+    losses = [plain, weighted, by_document, sum(means) / 2]
+    assert all(abs(one - other) > 1e-4 for number, one in enumerate(losses) for other in losses[:number])
