@@ -1,8 +1,8 @@
 """The loss of a large vocabulary three ways: full logits, torch's chunked one, and ours at several chunk sizes.
 
 Forward and backward on one core: seconds of processor time (others may share the machine) and the memory on top. The
-error is that of the gradient of the weight, relative to its norm, against full logits in float32. Run from the checkout:
-`python tests/benchmarks/loss.py`.
+error is that of the gradient of the weight, relative to its norm, against full logits in float32. Run from the
+checkout: `python tests/benchmarks/loss.py`.
 """
 
 import argparse
