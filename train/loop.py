@@ -11,11 +11,12 @@ from train.architecture import Architecture
 from train.attention import Kernel, choose_kernel
 from train.checkpoint import RunState, load_checkpoint, save_checkpoint
 from train.config import ModelFolder, TrainConfig
+from train.display import make_display
 from train.export import export
 from train.feed import StepData, feed_steps, read_ahead
-from train.flops import step_flops
+from train.flops import device_peak_flops, step_flops
 from train.groups import Groups
-from train.metrics import MetricsLog, StepMetrics
+from train.metrics import MetricsLog, StepMetrics, peak_memory
 from train.model import Decoder
 from train.nonfinite import check_finite
 from train.optim import clip_gradients, make_optimizer, update
@@ -68,8 +69,21 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
         load_checkpoint(plan.checkpoint, model, optimizer)
         world.say(f"going on after step {plan.state.step} from {plan.checkpoint}")
     groups = make_groups(plan, config.datasets, plan.datasets)
-    log = MetricsLog(config.output, config.log_every, plan.steps, plan.state.step) if world.rank == 0 else None
+    log = open_log(plan, world) if world.rank == 0 else None
     return Run(plan, world, model, optimizer, kernel, groups, make_validation(plan, world), log, stop, plan.state)
+
+
+def open_log(plan: Plan, world: World) -> MetricsLog:
+    peak = device_peak_flops(world.device)
+    return MetricsLog(
+        plan.config.output,
+        log_every=plan.config.log_every,
+        steps=plan.steps,
+        start_step=plan.state.step,
+        display=make_display(plan.steps),
+        peak_flops=peak and peak * world.ranks,
+        memory=lambda: peak_memory(world.device),
+    )
 
 
 def make_model(config: TrainConfig, architecture: Architecture, world: World) -> Decoder:

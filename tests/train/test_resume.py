@@ -1,0 +1,173 @@
+"""A run that was stopped goes on as if it had not been: the same bits on as many ranks, the same packs on others."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from schemas.errors import ConfigError
+from train.config import TrainConfig
+from train.loop import train
+
+pytestmark = pytest.mark.slow
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+EXACT = ("loss", "grad_norm", "lr", "trained_tokens", "tokens", "losses")
+
+
+@pytest.fixture
+def config(tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]) -> dict[str, Any]:
+    """Two data sets with weights, warm-up and decay: all that a resumed run must find again."""
+    datasets = [
+        {"path": build_dataset(tmp_path / name, unequal_packs[start:], weights=False), "weight": weight}
+        for name, start, weight in (("one", 0, 0.7), ("two", 2, 0.3))
+    ]
+    return {
+        "output": str(tmp_path / "whole"),
+        "datasets": datasets,
+        "model": "tiny",
+        "packs_per_step": 3,
+        "packs_per_microbatch": 2,
+        "steps": 20,
+        "learning_rate": 0.01,
+        "warmup_steps": 3,
+        "schedule": "cosine",
+        "checkpoints": {"every": 10},
+    }
+
+
+def run(config: dict[str, Any], mode: Any = "start") -> None:
+    train(TrainConfig.model_validate(config), mode)
+
+
+def steps_of(output: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == "step"]
+
+
+def weights_of(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = load_file(output / "model" / "model.safetensors")
+    return found
+
+
+def stop_after_ten(whole: Path, output: Path) -> None:
+    """The folder of a run that died at step 17, and was writing a checkpoint then."""
+    shutil.copytree(whole, output)
+    shutil.rmtree(output / "checkpoints" / "step-00000020")
+    shutil.rmtree(output / "model")
+    (output / "checkpoints" / ".step-00000017.tmp").mkdir()
+    lines = (output / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (output / "metrics.jsonl").write_text("".join(lines[:17]))
+
+
+def test_ten_and_ten_steps_are_twenty_bit_for_bit(config: dict[str, Any], tmp_path: Path) -> None:
+    run(config)
+    stop_after_ten(tmp_path / "whole", tmp_path / "half")
+    run({**config, "output": str(tmp_path / "half")}, "resume")
+    whole, half = steps_of(tmp_path / "whole"), steps_of(tmp_path / "half")
+    assert [line["step"] for line in half] == [line["step"] for line in whole]
+    assert len(whole) >= 15
+    assert [[line[key] for key in EXACT] for line in half] == [[line[key] for key in EXACT] for line in whole]
+    expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "half")
+    assert all(np.array_equal(found[name], tensor) for name, tensor in expected.items())
+    assert sorted(path.name for path in (tmp_path / "half" / "checkpoints").glob("step-*")) == [
+        "step-00000010",
+        "step-00000020",
+    ]
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(
+    ranks: int, config: dict[str, Any], tmp_path: Path, launch: Launch
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(config))
+    torchrun = ("torchrun", "--standalone", "--nproc-per-node")
+    done = launch(*torchrun, 2, "-m", "train", path)
+    assert done.returncode == 0, done.stderr
+    stop_after_ten(tmp_path / "whole", tmp_path / "half")
+    done = launch(*torchrun, ranks, "-m", "train", path, "--resume", "--set", f"output={tmp_path / 'half'}")
+    assert done.returncode == 0, done.stderr
+    whole, half = steps_of(tmp_path / "whole"), steps_of(tmp_path / "half")
+    assert [(line["trained_tokens"], line["tokens"]) for line in half] == [
+        (line["trained_tokens"], line["tokens"]) for line in whole
+    ]
+    assert [line["loss"] for line in half] == pytest.approx([line["loss"] for line in whole], rel=1e-4)
+    expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "half")
+    assert all(np.abs(found[name] - tensor).max() < 1e-3 for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "of other data"),
+        ({"packs_per_step": 4}, "another packs_per_step"),
+        ({"model": "small"}, "another model"),
+        ({"master_dtype": "bfloat16"}, "another master_dtype"),
+    ],
+)
+def test_what_is_not_the_same_run_is_refused(
+    change: dict[str, Any], message: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    short = {**config, "steps": 2}
+    run(short)
+    with pytest.raises(ConfigError, match=message):
+        run({**short, **change}, "resume")
+    with pytest.raises(ConfigError, match="already holds metrics.jsonl"):
+        run(short)
+
+
+def test_a_resume_without_a_checkpoint_starts(config: dict[str, Any], tmp_path: Path) -> None:
+    short = {**config, "steps": 2, "checkpoints": {}}
+    with pytest.raises(ConfigError, match="holds no complete checkpoint"):
+        run(short, "export")
+    run(short, "resume")
+    assert (tmp_path / "whole" / "model" / "config.json").exists()
+    with pytest.raises(ConfigError, match="already holds model"):
+        run(short, "resume")
+
+
+def test_only_the_newest_checkpoints_stay(config: dict[str, Any], tmp_path: Path) -> None:
+    run({**config, "steps": 5, "checkpoints": {"every": 2, "keep": 2}})
+    kept = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
+    assert kept == ["step-00000004", "step-00000005"]
+
+
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(config: dict[str, Any], tmp_path: Path) -> None:
+    """All ranks save and end well, so that torchrun does; what they saved is a model, too."""
+    path, output = tmp_path / "config.yaml", tmp_path / "whole"
+    path.write_text(json.dumps({**config, "steps": 100_000, "checkpoints": {}}))
+    command = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "train", path]
+    torchrun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(output / "metrics.jsonl")
+        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        assert len(children) == 2
+        subprocess.run(["kill", f"-{signal.SIGUSR1.value}", children[1]], check=True)
+        printed, errors = torchrun.communicate(timeout=60)
+    finally:
+        torchrun.kill()
+    assert torchrun.returncode == 0, errors
+    assert printed.count("stopped by a signal after step") == 1
+    [checkpoint] = (output / "checkpoints").iterdir()
+    assert json.loads((checkpoint / "run.json").read_text())["step"] > 0
+    assert not (output / "model").exists()
+    run({**config, "steps": 100_000}, "export")
+    assert (output / "model" / "model.safetensors").exists()
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
