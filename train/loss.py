@@ -1,17 +1,23 @@
 """The loss of a micro-batch: a sum, to be divided by the count of the whole step, which only the step knows."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-
-from train.batch import IGNORE
+from torch.nn.functional import cross_entropy, linear
 
 
-def weighted_loss_sum(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Sum over all places of weight * cross entropy, in nats; a scalar of float32 or better.
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The places whose next token is trained: int64[N] into the flattened batch, its target and its weight."""
 
-    logits: [B, seq_len, vocab_size]; targets: int64[B, seq_len], IGNORE where not trained; weights: [B, seq_len].
-    """
-    exact = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-    losses = cross_entropy(exact, targets.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses @ weights.flatten().to(losses.dtype)
+    places: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum of scale * loss, the losses detached), of hidden [N, hidden_size] and weight [vocab_size, hidden_size]."""
+    logits = linear(hidden, weight)
+    losses = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="none")
+    return losses @ scale.to(losses.dtype), losses.detach()
