@@ -31,7 +31,7 @@ def small_sizes(seed: int) -> dict[str, Any]:
         "num_hidden_layers": rng.choice((1, 2, 3)),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": 1024,
         "rms_norm_eps": rng.choice((1e-5, 1e-6)),
     }
 
@@ -55,7 +55,7 @@ FAMILIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "llama-biases": lambda sizes: LlamaConfig(**sizes, **rope(1e4), attention_bias=True, mlp_bias=True),
     "smollm2": lambda sizes: LlamaConfig(**sizes, **rope(1e5), tie_word_embeddings=True),
     "mistral": lambda sizes: MistralConfig(**sizes, **rope(1e6), head_dim=12, sliding_window=None),
-    "mistral-window": lambda sizes: MistralConfig(**sizes, **rope(1e4), sliding_window=64),
+    "mistral-window": lambda sizes: MistralConfig(**sizes, **rope(1e4), sliding_window=700),
     "qwen2": lambda sizes: Qwen2Config(**sizes, **rope(1e6)),
     "qwen2.5": lambda sizes: Qwen2Config(**sizes, **rope(1e6), tie_word_embeddings=True),
     "qwen3": lambda sizes: Qwen3Config(**sizes, **rope(1e6), head_dim=14, tie_word_embeddings=True),

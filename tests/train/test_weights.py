@@ -147,7 +147,7 @@ def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"{shards[1]} does not exist \(1 files are missing\)"):
         load(folder)
     (folder / INDEX).unlink()
-    with pytest.raises(ConfigError, match="neither model.safetensors nor"):
+    with pytest.raises(ConfigError, match=r"neither model\.safetensors nor"):
         load(folder)
 
 
