@@ -3,6 +3,7 @@
 It knows no rank. Parameters have Hugging Face's names, without the leading `model.`.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -83,6 +84,7 @@ class Decoder(nn.Module):
         input_ids and position_ids: int64[B, seq_len]. The final norm and the vocabulary, which is the widest matrix of
         all, are computed for the trained places alone.
         """
+        assert trained.weights.dtype is torch.float64  # FSDP rounds them to bfloat16 unless cast_forward_inputs=False
         hidden = self._hidden(input_ids, position_ids, isolation)
         chosen = self.norm(hidden.flatten(0, 1)[trained.places])
         return linear_cross_entropy(chosen, self._output_weight(), trained.targets, trained.weights)

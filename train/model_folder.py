@@ -53,7 +53,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"{path} does not exist; a model's folder has one, as Hugging Face writes it") from error
+        raise ConfigError(
+            f"{path} does not exist; give the folder of a model as `hf download NAME --local-dir FOLDER` leaves it"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON: {error}; copy the file once more") from error
     if not isinstance(value, dict):
