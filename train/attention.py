@@ -1,8 +1,52 @@
 """Attention that is closed at document borders. The choice of kernel is made here and nowhere else."""
 
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
+
+from schemas.errors import ConfigError
+
+Kernel = Literal["sdpa", "varlen"]
+
+
+class Borders(NamedTuple):
+    """Where documents begin and end: int32[D + 1], over the rows of `seq_len` tokens laid end to end."""
+
+    cu_seqlens: Tensor
+    seq_len: int
+
+
+Isolation: TypeAlias = Tensor | Borders
+"""What keeps documents apart: a mask bool[B, 1, seq_len, seq_len] for sdpa, borders for varlen."""
+
+
+def choose_kernel(asked: Literal["auto", "sdpa", "varlen"], device: torch.device, dtype: torch.dtype) -> Kernel:
+    """The kernel for computation in `dtype`. Raises ConfigError where the one that was asked for cannot run."""
+    runs = dtype in (torch.bfloat16, torch.float16) and _has_flash_attention(device)
+    if asked == "varlen" and not runs:
+        raise ConfigError(
+            f"attention: varlen needs a CUDA GPU of compute capability 8.0 or more and bfloat16, not {device.type} and "
+            f"{str(dtype).removeprefix('torch.')}; --set attention=auto takes what runs"
+        )
+    if asked == "auto":
+        return "varlen" if runs else "sdpa"
+    return asked
+
+
+def _has_flash_attention(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def isolate(document_ids: Tensor, cu_seqlens: Tensor, kernel: Kernel) -> Isolation:
+    """Made once a micro-batch, for all layers. document_ids: int64[B, seq_len]; cu_seqlens: int32[D + 1]."""
+    if kernel == "varlen":
+        return Borders(cu_seqlens, document_ids.shape[1])
+    return block_causal_mask(document_ids)
 
 
 def block_causal_mask(document_ids: Tensor) -> Tensor:
@@ -11,20 +55,38 @@ def block_causal_mask(document_ids: Tensor) -> Tensor:
     return same_document.tril().unsqueeze(1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, isolation: Isolation) -> Tensor:
     """[B, heads, seq_len, head_dim] in and out; key and value may have fewer heads, each serving a group of queries."""
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    if isinstance(isolation, Tensor):
+        return scaled_dot_product_attention(query, key, value, attn_mask=isolation, enable_gqa=True)
+    rows, heads, seq_len, head_dim = query.shape
+    flat_query, flat_key, flat_value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    # The longest document is at most a row. A bound that never changes needs no look at the borders, which are on the
+    # device, and no new compilation.
+    seen = causal_varlen(flat_query, flat_key, flat_value, isolation.cu_seqlens, isolation.seq_len)
+    return seen.view(rows, seq_len, heads, head_dim).transpose(1, 2)
 
 
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of [B, heads, seq_len, head_dim]: dimension i is paired with i + head_dim / 2."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def adapt_varlen(function: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
+    """torch's varlen_attn, of whichever version, as a causal function of (query, key, value, cu_seqlens, longest).
+
+    The tensors are [tokens, heads, head_dim]. Versions differ in how causality is said, and in whether key and value
+    may have fewer heads than the query; where they may not, these are repeated.
+    """
+    parameters = inspect.signature(function).parameters
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in parameters else {"is_causal": True}
+    grouped = "enable_gqa" in parameters
+    if grouped:
+        options["enable_gqa"] = True
+
+    def call(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+        group = 1 if grouped else query.shape[1] // key.shape[1]
+        if group > 1:
+            key, value = (heads.repeat_interleave(group, dim=1) for heads in (key, value))
+        seen: Tensor = function(query, key, value, cu_seqlens, cu_seqlens, longest, longest, **options)
+        return seen
+
+    return call
 
 
-def rotary_angles(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of [B, 1, seq_len, head_dim / 2], computed in float32 or better and given as `dtype`."""
-    exact = torch.promote_types(dtype, torch.float32)
-    exponents = torch.arange(0, head_dim, 2, dtype=exact, device=position_ids.device) / head_dim
-    angles = position_ids[:, None, :, None].to(exact) * theta**-exponents
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+causal_varlen = adapt_varlen(varlen_attn)

@@ -1,27 +1,34 @@
-"""A small decoder in the shape of Llama: RMSNorm, rotary positions, grouped queries, SwiGLU. It knows no rank."""
+"""One decoder for the families of Llama, Mistral and Qwen: RMSNorm, rotary positions, grouped queries, SwiGLU.
 
+It knows no rank. Parameters have Hugging Face's names, without the leading `model.`.
+"""
+
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from train.attention import attend, block_causal_mask, rotary_angles, rotate
-from train.config import ModelConfig
-
-INITIAL_STD = 0.02
+from train.architecture import Architecture
+from train.attention import Isolation, attend
+from train.loss import Trained, linear_cross_entropy
+from train.rotary import rotary_angles, rotate
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, shape: Architecture) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
-        kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.head_dim = shape.head_dim
+        query_size, kv_size = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+        self.q_proj = nn.Linear(shape.hidden_size, query_size, bias=shape.qkv_bias)
+        self.k_proj = nn.Linear(shape.hidden_size, kv_size, bias=shape.qkv_bias)
+        self.v_proj = nn.Linear(shape.hidden_size, kv_size, bias=shape.qkv_bias)
+        self.o_proj = nn.Linear(query_size, shape.hidden_size, bias=shape.attention_bias)
+        self.q_norm = nn.RMSNorm(shape.head_dim, shape.rms_norm_eps) if shape.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(shape.head_dim, shape.rms_norm_eps) if shape.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, isolation: Isolation) -> Tensor:
         query, key, value = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        seen = attend(rotate(query, cos, sin), rotate(key, cos, sin), value, mask)
+        query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
+        seen = attend(query, key, value, isolation)
         merged: Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
         return merged
 
@@ -31,11 +38,11 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, shape: Architecture) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=shape.mlp_bias)
+        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=shape.mlp_bias)
+        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=shape.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
@@ -43,42 +50,56 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, shape: Architecture) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = FeedForward(config)
+        self.input_layernorm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.mlp = FeedForward(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        h = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, isolation: Isolation) -> Tensor:
+        h = x + self.self_attn(self.input_layernorm(x), cos, sin, isolation)
         out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
         return out
 
 
 class Decoder(nn.Module):
-    """Parameters are named as in Hugging Face's Llama, without its leading `model.`."""
+    """Its parameters hold nothing of use before train.weights has filled them, so make it on the meta device."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.config = config
-        self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
-        self.apply(_initialise)
+        assert architecture.vocab_size is not None
+        self.architecture = architecture
+        self.embed_tokens = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
+        self.layers = nn.ModuleList(Block(architecture) for _ in range(architecture.num_hidden_layers))
+        self.norm = nn.RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
+        tied = architecture.tie_word_embeddings
+        self.lm_head = None if tied else nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
-        """int64[B, seq_len] each -> logits [B, seq_len, vocab_size]; no document sees another of its row."""
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, isolation: Isolation, trained: Trained
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of weight * loss over the trained places, a scalar, and their losses, detached: float[N].
+
+        input_ids and position_ids: int64[B, seq_len]. The final norm and the vocabulary, which is the widest matrix of
+        all, are computed for the trained places alone.
+        """
+        assert trained.weights.dtype is torch.float64  # FSDP rounds them to bfloat16 unless cast_forward_inputs=False
+        hidden = self._hidden(input_ids, position_ids, isolation)
+        chosen = self.norm(hidden.flatten(0, 1)[trained.places])
+        return linear_cross_entropy(chosen, self._output_weight(), trained.targets, trained.weights)
+
+    def logits(self, input_ids: Tensor, position_ids: Tensor, isolation: Isolation) -> Tensor:
+        """[B, seq_len, vocab_size] of every place; for small batches, and not of a sharded model."""
+        return nn.functional.linear(self.norm(self._hidden(input_ids, position_ids, isolation)), self._output_weight())
+
+    def _hidden(self, input_ids: Tensor, position_ids: Tensor, isolation: Isolation) -> Tensor:
+        """[B, seq_len, hidden_size], before the final norm."""
         x: Tensor = self.embed_tokens(input_ids)
-        cos, sin = rotary_angles(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
-        mask = block_causal_mask(document_ids)
+        cos, sin = rotary_angles(position_ids, self.architecture, x.dtype)
         for block in self.layers:
-            x = block(x, cos, sin, mask)
-        logits: Tensor = self.lm_head(self.norm(x))
-        return logits
+            x = block(x, cos, sin, isolation)
+        return x
 
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
+    def _output_weight(self) -> Tensor:
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight

@@ -1,0 +1,153 @@
+"""Reading a model's config.json as transformers 4 and 5 write it. What changes the computation is taken or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.errors import ConfigError
+from schemas.manifest import first_problem
+from train.architecture import Architecture
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+
+SUPPORTED = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+SHOWN = (
+    "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2, SmolLM2), MistralForCausalLM, Qwen2ForCausalLM (Qwen 2, 2.5) and "
+    "Qwen3ForCausalLM"
+)
+
+TAKEN = {
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "vocab_size",
+}
+"""Keys that a config.json must have."""
+
+IMPLEMENTED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "attention_dropout": (0,),
+    "partial_rotary_factor": (1,),
+    "rope_interleaved": (False,),
+    "quantization_config": (),
+}
+"""The values that are implemented of keys that change the computation; null always is."""
+
+DEFAULT_WINDOW = 4096
+DEFAULT_ROPE_THETA = 10_000.0
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ConfigError where the file is missing or holds no JSON object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{path} does not exist; give the folder of a model as `hf download NAME --local-dir FOLDER` leaves it"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}; copy the file once more") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds a {type(value).__name__}, not a JSON object; copy the file once more")
+    return value
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The architecture of a model in the format of Hugging Face.
+
+    Raises ConfigError where config.json is missing, or says something that the decoder does not do.
+    """
+    path = folder / CONFIG
+    config = read_json(path)
+    model_type = _family(config, path)
+    if missing := sorted(TAKEN - {key for key, value in config.items() if value is not None} - _optional(model_type)):
+        raise ConfigError(f"{path} has no {missing[0]} ({len(missing)} keys are missing); copy the file once more")
+    for key, values in IMPLEMENTED.items():
+        _check_value(config, key, values, path)
+    try:
+        return Architecture.model_validate(_translate(config, model_type, path))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}") from error
+
+
+def _family(config: dict[str, Any], path: Path) -> str:
+    """The model_type, where both names of the architecture are supported and say the same."""
+    named = config.get("architectures") or [SUPPORTED.get(config.get("model_type", ""), config.get("model_type"))]
+    families = [family for family, name in SUPPORTED.items() if named == [name]]
+    if not families or config.get("model_type", families[0]) != families[0]:
+        seen = f"{' and '.join(map(str, named))} (model_type {config.get('model_type')})"
+        raise ConfigError(f"{path}: the architecture {seen} is not supported; supported are {SHOWN}")
+    return families[0]
+
+
+def _optional(model_type: str) -> set[str]:
+    """Llama's first configs have no num_key_value_heads: as many as there are heads."""
+    return {"num_key_value_heads"} if model_type == "llama" else set()
+
+
+def _check_value(config: dict[str, Any], key: str, implemented: tuple[Any, ...], path: Path) -> None:
+    value = config.get(key)
+    if value is None or value in implemented:
+        return
+    instead = f"only {implemented[0]!r} is" if implemented else "take the folder of the unquantized model"
+    raise ConfigError(f"{path}: {key} {str(value)[:80]!r} is not implemented; {instead}")
+
+
+def _translate(config: dict[str, Any], model_type: str, path: Path) -> dict[str, Any]:
+    """config.json -> the fields of Architecture, with the family's defaults for keys that are not there."""
+    theta, scaling = _rope(config, path)
+    fields = {key: config.get(key) for key in TAKEN}
+    fields["num_key_value_heads"] = config.get("num_key_value_heads") or config["num_attention_heads"]
+    return {
+        **fields,
+        "model_type": model_type,
+        "head_dim": config.get("head_dim") or (128 if model_type == "qwen3" else None),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+        "attention_bias": bool(config.get("attention_bias")),
+        "mlp_bias": bool(config.get("mlp_bias")),
+        "tie_word_embeddings": bool(config.get("tie_word_embeddings")),
+        "sliding_window": _sliding_window(config, model_type, path),
+    }
+
+
+def _rope(config: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | None]:
+    """(theta, scaling). transformers 4 has them in `rope_theta` and `rope_scaling`, 5 both in `rope_parameters`."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    _check_value(rope, "partial_rotary_factor", IMPLEMENTED["partial_rotary_factor"], path)
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    theta = rope.pop("rope_theta", None) or config.get("rope_theta") or DEFAULT_ROPE_THETA
+    rope.pop("partial_rotary_factor", None)
+    if kind == "default":
+        return theta, None
+    if kind not in ("linear", "llama3"):
+        raise ConfigError(
+            f"{path}: rope_scaling of type {kind!r} is not implemented; linear and llama3 are. Without rope_scaling "
+            "the model is another one, so remove it from the file only if you mean that"
+        )
+    return theta, {"rope_type": kind, **rope}
+
+
+def _sliding_window(config: dict[str, Any], model_type: str, path: Path) -> int | None:
+    """The shortest window of any layer. Llama has none, Mistral's is always on, Qwen's only when it is asked for."""
+    kinds = set(config.get("layer_types") or ())
+    if others := kinds - {"full_attention", "sliding_attention"}:
+        raise ConfigError(f"{path}: layer_types {sorted(others)[0]!r} is not implemented; only attention is")
+    if model_type == "llama" or (model_type != "mistral" and not config.get("use_sliding_window")):
+        return None
+    if model_type != "mistral" and kinds == {"full_attention"}:
+        return None
+    window: int | None = config.get("sliding_window", DEFAULT_WINDOW)
+    return window
