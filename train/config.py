@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from schemas.policy import DEFAULT_POLICY, LossPolicy, PolicyField
 from train.architecture import PRESETS, Architecture
@@ -37,10 +37,24 @@ def _expand(value: Any) -> Any:
     return PRESETS[value]
 
 
+def _kind_of_model(value: Any) -> str:
+    return "folder" if isinstance(value, ModelFolder) or (isinstance(value, dict) and "path" in value) else "dimensions"
+
+
+ModelField = Annotated[
+    Annotated[ModelFolder, Tag("folder")] | Annotated[Architecture, Tag("dimensions")],
+    Discriminator(_kind_of_model),
+    BeforeValidator(_expand, json_schema_input_type=str | ModelFolder | Architecture),
+]
+
+
 class DatasetConfig(Section):
     path: str = Field(description="the folder that holds manifest.json")
     weight: float | None = Field(
-        default=None, gt=0, description="share of the trained stream's tokens; give it for all data sets or for none"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="share of the stream's tokens, in any unit; give it for all data sets or for none",
     )
     loss_policy: PolicyField | None = Field(default=None, description="null: the run's loss_policy")
     holdout: bool = Field(
@@ -72,9 +86,7 @@ class TrainConfig(Section):
 
     output: Path = Field(description="a new folder for metrics.jsonl, checkpoints/ and model/")
     datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
-    model: Annotated[
-        ModelFolder | Architecture, BeforeValidator(_expand, json_schema_input_type=str | ModelFolder | Architecture)
-    ]
+    model: ModelField
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_normalization: Literal["tokens", "documents"] = "tokens"
     packs_per_step: PositiveInt

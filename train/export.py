@@ -19,6 +19,7 @@ from train.model_folder import CONFIG, GENERATION_CONFIG, SUPPORTED, read_json
 from train.weights import INDEX, WEIGHTS, hugging_face_names, stream_full
 
 TOKENIZER = "tokenizer"
+TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 MAX_FILE_BYTES = 5 * 10**9
 
 Settings = dict[str, Any]
@@ -27,7 +28,7 @@ Settings = dict[str, Any]
 def export(
     model: Decoder, output: Path, *, dataset: Folder, manifest: Manifest, source: Path | None, dtype: torch.dtype
 ) -> None:
-    """Write the model with weights of `dtype`, as `output`, which must not exist. Every rank must call it.
+    """Write the model with weights of `dtype` as `output`, in place of an older one. Every rank must call it.
 
     `dataset` is the folder of `manifest`; its tokenizer/ is copied. `source` is the folder that the model came from,
     None for one made from dimensions. Rank 0 alone writes, and holds at most one file of MAX_FILE_BYTES; the folder
@@ -43,6 +44,7 @@ def export(
             (temporary / name).write_bytes(data)
     _write_weights(model, temporary, dtype, writes)
     if writes:
+        shutil.rmtree(output, ignore_errors=True)
         temporary.rename(output)
     if dist.is_initialized():
         dist.barrier()
@@ -85,8 +87,7 @@ def _small_files(
     architecture: Architecture, dataset: Folder, manifest: Manifest, source: Path | None, dtype: torch.dtype
 ) -> dict[str, bytes]:
     """{name: bytes} of everything but the weights."""
-    paths = dataset.names(TOKENIZER)
-    files = {path.removeprefix(f"{TOKENIZER}/"): dataset.read(path) for path in paths}
+    files = _tokenizer_files(dataset, source)
     served: Settings = json.loads(files.get(GENERATION_CONFIG, b"{}"))
     own: Settings = {}
     if source is not None and (source / GENERATION_CONFIG).exists():
@@ -95,6 +96,19 @@ def _small_files(
     ids = _special_ids(config, own, served, manifest)
     files[GENERATION_CONFIG] = _json({**served, **own, **ids})
     files[CONFIG] = _json({**config, **ids, **_dtype_key(config, dtype)})
+    return files
+
+
+def _tokenizer_files(dataset: Folder, source: Path | None) -> dict[str, bytes]:
+    """The data set's. Where they hold no tokenizer.json, as with a bare rank file, servers need the model's own, whose
+    settings those of the data set go over: its template is what was trained."""
+    files = {path.removeprefix(f"{TOKENIZER}/"): dataset.read(path) for path in dataset.names(TOKENIZER)}
+    if source is None or TOKENIZER_JSON in files or not (source / TOKENIZER_JSON).exists():
+        return files
+    files[TOKENIZER_JSON] = (source / TOKENIZER_JSON).read_bytes()
+    if (source / TOKENIZER_CONFIG).exists():
+        own = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
+        files[TOKENIZER_CONFIG] = _json({**read_json(source / TOKENIZER_CONFIG), **own})
     return files
 
 

@@ -19,11 +19,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Feeder:
-    """Data sets as one rank reads them. tables: their loss policies; groups: where losses are told, see train.groups."""
+    """Data sets as one rank reads them."""
 
     datasets: Sequence[ShardedPacks]
-    tables: Sequence[npt.NDArray[np.bool_]]
-    first_groups: Sequence[int]
+    tables: Sequence[npt.NDArray[np.bool_]]  # their loss policies
+    first_groups: Sequence[int]  # see train.groups
     by_source: bool
     rank: int
     ranks: int

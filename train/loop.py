@@ -20,6 +20,7 @@ from train.metrics import MetricsLog, StepMetrics, peak_memory
 from train.model import Decoder
 from train.nonfinite import check_finite
 from train.optim import clip_gradients, make_optimizer, update
+from train.packs import count_trained_tokens
 from train.parallel import World, dtypes_of, join_world, parallelize
 from train.plan import MODEL, Mode, Plan, make_feeder, make_groups, make_validation, plan_run
 from train.schedule import learning_rate_at
@@ -34,6 +35,7 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
     plan = plan_run(config, mode)
     with join_world() as world, stop_on_signals() as stop:
         run = start_run(plan, world, stop)
+        introduce(run)
         if mode == "export" or run_steps(run):
             export_run(run)
 
@@ -58,6 +60,20 @@ class Run:
         return every is not None and (self.state.step % every == 0 or self.state.step == self.plan.steps)
 
 
+def introduce(run: Run) -> None:
+    plan, config = run.plan, run.plan.config
+    for entry, dataset in zip(config.datasets, plan.datasets, strict=True):
+        trained = count_trained_tokens(dataset.manifest, config.policy_of(entry), entry.holdout)
+        run.world.say(
+            f"{entry.path}: {len(dataset):,} packs of {dataset.manifest.seq_len:,}, {trained:,} tokens trained"
+        )
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    where = f"{run.world.ranks} x {run.world.device.type}"
+    run.world.say(f"{parameters:,} parameters, {config.dtype} on {where}, attention by {run.kernel}")
+    if plan.checkpoint:
+        run.world.say(f"going on after step {plan.state.step} from {plan.checkpoint}")
+
+
 def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     """Build the model, and load the checkpoint where the run goes on."""
     config = plan.config
@@ -67,7 +83,6 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     optimizer = make_optimizer(model, config)
     if plan.checkpoint:
         load_checkpoint(plan.checkpoint, model, optimizer)
-        world.say(f"going on after step {plan.state.step} from {plan.checkpoint}")
     groups = make_groups(plan, config.datasets, plan.datasets)
     log = open_log(plan, world) if world.rank == 0 else None
     return Run(plan, world, model, optimizer, kernel, groups, make_validation(plan, world), log, stop, plan.state)
@@ -118,6 +133,9 @@ def run_steps(run: Run) -> bool:
             measure(run)
         if run.is_due(checkpoints.every):
             save(run)
+    run.world.say(
+        f"{run.state.step - run.state.skipped:,} steps done, {run.state.skipped:,} skipped for want of a trained token"
+    )
     return True
 
 

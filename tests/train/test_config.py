@@ -8,11 +8,12 @@ import pytest
 
 from schemas.errors import ConfigError
 from schemas.settings import load_settings
-from train.config import PRESETS, TrainConfig
+from train.architecture import PRESETS
+from train.config import TrainConfig
 
 MINIMAL = """
 output: out
-dataset: {path: data}
+datasets: [{path: data}]
 model: tiny
 packs_per_step: 4
 steps: 10
@@ -27,17 +28,24 @@ def config_file(tmp_path: Path) -> Path:
 
 
 def test_defaults_and_overrides(config_file: Path) -> None:
-    config = load_settings(TrainConfig, config_file, ["learning_rate=1e-3", "dataset.path=elsewhere"])
+    config = load_settings(TrainConfig, config_file, ["learning_rate=1e-3", "datasets.0.path=elsewhere"])
     assert config.model == PRESETS["tiny"]
     assert config.learning_rate == 1e-3
-    assert config.dataset.path == "elsewhere"
+    assert config.datasets[0].path == "elsewhere"
     assert config.packs_per_microbatch == 1
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model=huge", "the presets are tiny, small"),
+        ("model=huge", "the presets are tiny, small, and a model's folder is given as {path: FOLDER}"),
+        ("model={pth: folder}", "unknown key 'model.dimensions.pth'; did you mean 'path'"),
+        ("model={path: folder, weights: none}", "'model.folder.weights'"),
+        ("epochs=2", "either `steps` or `epochs`"),
+        ("datasets=[{path: a, weight: 1}, {path: b}]", "1 of 2 data sets have a weight"),
+        ("datasets=[{path: a, weight: .inf}]", "finite"),
+        ("validation={every: 10, datasets: [{path: a, weight: 1}]}", "remove `weight`"),
+        ("datasets=[]", "at least 1 item"),
         ("stepz=1", "did you mean 'steps'"),
         ("packs_per_step=0", "greater than 0"),
         ("loss_policy=mine", "unknown loss policy"),
@@ -66,7 +74,14 @@ def test_help_needs_no_torch(launch: Callable[..., subprocess.CompletedProcess[s
 def test_a_missing_data_set_is_a_line_and_exit_code_2(
     config_file: Path, launch: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = launch("packline-train", config_file, "--set", "dataset.path=nowhere", cwd=tmp_path)
+    done = launch("packline-train", config_file, "--set", "datasets.0.path=nowhere", cwd=tmp_path)
     assert done.returncode == 2
     assert "nowhere/manifest.json does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_epochs_are_refused_with_weights(config_file: Path) -> None:
+    weighted = ["steps=null", "epochs=2", "datasets=[{path: a, weight: 0.5}, {path: b, weight: 0.5}]"]
+    with pytest.raises(ConfigError, match="with weights the data sets end at different times"):
+        load_settings(TrainConfig, config_file, weighted)
+    assert load_settings(TrainConfig, config_file, [*weighted[:2], "datasets=[{path: a}, {path: b}]"]).epochs == 2

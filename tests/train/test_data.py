@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from train.data import PackedDataset, check_vocabulary, count_trained_tokens
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.policy import PRESETS
-from train.data import PackedDataset, check_vocabulary, count_trained_tokens
 
 Build = Callable[..., str]
 Dataset = Sequence[Sequence[Any]]

@@ -19,7 +19,9 @@ def make_inputs(places: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor
 
 
 def reference(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    losses = cross_entropy((hidden @ weight.t()).to(torch.promote_types(hidden.dtype, torch.float32)), targets, reduction="none")
+    losses = cross_entropy(
+        (hidden @ weight.t()).to(torch.promote_types(hidden.dtype, torch.float32)), targets, reduction="none"
+    )
     return losses @ scale.to(losses.dtype), losses
 
 
@@ -30,7 +32,9 @@ def chunk_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("chunk_elements")
 @pytest.mark.parametrize("places", [0, 1, 7, 20])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
 def test_sum_losses_and_gradients_are_those_of_full_logits(places: int, dtype: torch.dtype, tolerance: float) -> None:
     results = []
     for function in (linear_cross_entropy, reference):
@@ -56,4 +60,4 @@ def test_without_gradients_only_losses_are_made(monkeypatch: pytest.MonkeyPatch)
     hidden, weight, targets, scale = make_inputs(5, torch.float64)
     with torch.no_grad():
         total, _ = linear_cross_entropy(hidden, weight, targets, scale)
-    assert total == pytest.approx(float(reference(hidden, weight, targets, scale)[0]))
+    assert total == pytest.approx(reference(hidden, weight, targets, scale)[0].item())

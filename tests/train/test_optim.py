@@ -1,49 +1,54 @@
-"""The learning rate as a function of the step, and what decays."""
-
-import math
+"""What decays, what is clipped, and that a step moves the weights as AdamW says."""
 
 import pytest
 import torch
 
-from train.config import DatasetConfig, TrainConfig
+from train.architecture import PRESETS
+from train.config import TrainConfig
 from train.model import Decoder
-from train.optim import learning_rate_at, make_optimizer, update
+from train.optim import clip_gradients, make_optimizer, update
+from train.weights import initialise
 
 
 def make_config(**changes: object) -> TrainConfig:
-    values = {"output": "out", "dataset": DatasetConfig(path="data"), "model": "tiny", "packs_per_step": 1}
-    return TrainConfig.model_validate({**values, "steps": 20, "learning_rate": 1.0, **changes})
+    values = {"output": "out", "datasets": [{"path": "data"}], "model": "tiny", "packs_per_step": 1, "steps": 20}
+    return TrainConfig.model_validate({**values, "learning_rate": 1.0, **changes})
 
 
-def test_warm_up_then_constant() -> None:
-    config = make_config(warmup_steps=4)
-    assert [learning_rate_at(step, config) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+@pytest.fixture
+def model() -> Decoder:
+    shape = PRESETS["tiny"].model_copy(update={"vocab_size": 10, "attention_bias": True})
+    model = Decoder(shape)
+    initialise(model, 0)
+    return model
 
 
-def test_warm_up_then_half_a_cosine() -> None:
-    config = make_config(warmup_steps=10, schedule="cosine")
-    rates = [learning_rate_at(step, config) for step in range(20)]
-    assert rates[9:11] == [1.0, 1.0]
-    assert rates[15] == pytest.approx(0.5)
-    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
-    assert rates[19] == pytest.approx(0.5 * (1 + math.cos(0.9 * math.pi)))
-
-
-def test_only_matrices_decay() -> None:
-    model = Decoder(make_config().model, vocab_size=10)
+def test_only_matrices_decay(model: Decoder) -> None:
     decayed, others = make_optimizer(model, make_config(weight_decay=0.5)).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
     assert {parameter.ndim for parameter in decayed["params"]} == {2}
-    assert len(others["params"]) == 5  # two norms in each of two blocks, and the last
+    assert {parameter.ndim for parameter in others["params"]} == {1}
+    assert (
+        len(others["params"]) == 2 * (2 + 4) + 1
+    )  # in each of two blocks two norms and four biases, and the last norm
     assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
 
 
-def test_the_norm_is_that_before_clipping() -> None:
+@pytest.mark.parametrize(("clip_norm", "left"), [(None, 5.0), (10.0, 5.0), (1.0, 1.0)])
+def test_the_norm_is_that_before_clipping(clip_norm: float | None, left: float) -> None:
     model = torch.nn.Linear(2, 1, bias=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    for clip_norm, moved_by in ((None, 5.0), (1.0, 1.0)):
-        before = model.weight.detach().clone()
-        model.weight.grad = torch.tensor([[3.0, 4.0]])
-        assert update(optimizer, model, 1.0, clip_norm) == pytest.approx(5.0)
-        assert (before - model.weight).norm().item() == pytest.approx(moved_by, rel=1e-5)
-        assert model.weight.grad is None
+    model.weight.grad = torch.tensor([[3.0, 4.0]])
+    assert clip_gradients(model, clip_norm) == pytest.approx(5.0)
+    assert float(model.weight.grad.norm()) == pytest.approx(left, rel=1e-5)
+
+
+def test_an_update_is_that_of_adamw_and_clears_the_gradients() -> None:
+    """Written out for the first step: the moments' corrections cancel, so the sign of the gradient is left."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = make_optimizer(model, make_config(weight_decay=0.1))
+    model.weight.grad = torch.tensor([[3.0, -4.0]])
+    update(optimizer, 0.01)
+    expected = before * (1 - 0.01 * 0.1) - 0.01 * torch.tensor([[1.0, -1.0]])
+    torch.testing.assert_close(model.weight.detach(), expected)
+    assert model.weight.grad is None
