@@ -1,0 +1,167 @@
+"""The data set as the trainer sees it: pack number -> arrays that view a memory-mapped shard.
+
+manifest.json -- sizes checked --> shard files -- opened when first used, metadata checked --> packs
+"""
+
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import MANIFEST, Manifest, ShardFile, load_manifest
+from schemas.policy import LossPolicy
+from schemas.shard import Shard, ShardMeta, read_shard
+from schemas.store import Folder, dataset_folder, without_secrets
+
+OPEN_SHARDS = 128
+"""Shards of one data set that stay mapped. Each holds a file open, of which a process may usually have 1,024."""
+
+RESIDENT_PACKS = 1024
+"""So many packs are read before their pages are given back. A page of a file that is mapped counts as the process's
+memory for as long as it is; without this a process would seem to grow to the size of what it has read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """One pack of D documents: read-only views into the shard, no copies."""
+
+    input_ids: npt.NDArray[np.int32]  # [seq_len]
+    channel: npt.NDArray[np.uint8]  # [seq_len]
+    doc_lengths: npt.NDArray[np.int32]  # [D], their sum <= seq_len
+    doc_source: npt.NDArray[np.int32]  # [D], index into the manifest's sources
+    weight: npt.NDArray[np.float32] | None  # [seq_len]
+
+
+class ShardedPacks:
+    """The packs of a local data set, by number: 0 to len - 1 in the order of the manifest's shards.
+
+    With `holdout` the packs of its holdout shards, which are no part of the training data. Raises DatasetError for a
+    data set that is remote, empty, incomplete or damaged. Pickled, it is its path: it is opened anew.
+    """
+
+    def __init__(self, path: str, holdout: bool = False) -> None:
+        folder = _local_folder(path)
+        self.path, self.holdout = path, holdout
+        self.manifest: Manifest = load_manifest(folder)
+        self._root = str(folder.local_path(""))
+        self.shards = _choose_shards(self.manifest, holdout, f"{self._root}/{MANIFEST}")
+        self._borders = list(accumulate((shard.packs for shard in self.shards), initial=0))
+        self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map)
+        self._touched: list[mmap.mmap] = []
+        for shard in self.shards:
+            self._check_size(shard)
+
+    def __len__(self) -> int:
+        return self._borders[-1]
+
+    def __getitem__(self, number: int) -> Pack:
+        assert 0 <= number < len(self), (number, len(self))
+        index = bisect_right(self._borders, number) - 1
+        memory, shard = self._mapped(index)
+        self._touch(memory)
+        packs, row = shard.locate(number - self._borders[index])
+        documents = packs.documents(row)
+        return Pack(
+            input_ids=packs.input_ids[row],
+            channel=packs.channel[row],
+            doc_lengths=packs.doc_lengths[documents],
+            doc_source=packs.doc_source[documents],
+            weight=None if packs.weight is None else packs.weight[row],
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Of the documents, without the padding."""
+        return sum(shard.tokens for shard in self.shards)
+
+    def __reduce__(self) -> tuple[type["ShardedPacks"], tuple[str, bool]]:
+        return ShardedPacks, (self.path, self.holdout)
+
+    def _touch(self, memory: mmap.mmap) -> None:
+        self._touched.append(memory)
+        if len(self._touched) >= RESIDENT_PACKS:
+            touched, self._touched = self._touched, []
+            for each in set(touched):
+                each.madvise(mmap.MADV_DONTNEED)  # views stay valid: the system reads the page again
+
+    def _check_size(self, shard: ShardFile) -> None:
+        path = f"{self._root}/{shard.name}"
+        try:
+            size = os.stat(path).st_size
+        except OSError as error:
+            raise DatasetError(f"{path}: shard is missing or unreadable ({error}); copy the whole data set") from error
+        if size != shard.bytes:
+            raise DatasetError(
+                f"{path}: the file has {size} bytes, the manifest says {shard.bytes}; "
+                "copy the data set again, or rebuild it"
+            )
+
+    def _map(self, index: int) -> tuple[mmap.mmap, Shard]:
+        file, path = self.shards[index], f"{self._root}/{self.shards[index].name}"
+        memory = _map_file(path)
+        shard, expected = read_shard(pa.py_buffer(memory), path), _expected_meta(self.manifest)
+        if shard.meta != expected:
+            raise DatasetError(f"{path}: {shard.meta} is not what the manifest says, {expected}; rebuild the data set")
+        if len(shard) != file.packs:
+            raise DatasetError(f"{path}: {len(shard)} packs, the manifest says {file.packs}; rebuild the data set")
+        return memory, shard
+
+
+def _local_folder(path: str) -> Folder:
+    if "://" in path and not path.startswith("file://"):
+        raise DatasetError(
+            f"{without_secrets(path)}: the trainer maps shards into memory and reads local folders only; "
+            "copy the data set first and give the copy's folder as its path"
+        )
+    return dataset_folder(path)
+
+
+def _choose_shards(manifest: Manifest, holdout: bool, where: str) -> Sequence[ShardFile]:
+    if not holdout:
+        shards, advice = manifest.shards, "the data set has no packs; look at its rejects"
+    else:
+        advice = "the data set has no holdout; build it with `holdout`, or read its training shards"
+        shards = manifest.holdout.shards if manifest.holdout else []
+    if not sum(shard.packs for shard in shards):
+        raise DatasetError(f"{where}: {advice}")
+    return shards
+
+
+def _map_file(path: str) -> mmap.mmap:
+    """Not by Arrow's own mapping, which has the whole shard read in advance."""
+    try:
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise DatasetError(f"{path}: shard is missing or unreadable ({error}); run `packline verify`") from error
+
+
+def _expected_meta(manifest: Manifest) -> ShardMeta:
+    return ShardMeta(manifest.seq_len, manifest.recipe_id, manifest.pad_id, manifest.tokenizer.sha256)
+
+
+def find_borders(doc_lengths: npt.NDArray[np.int32], seq_len: int) -> npt.NDArray[np.int32]:
+    """cu_seqlens, int32[D + 1]: the borders of a pack's D documents, 0 ... seq_len. Padding is one document more."""
+    borders = [0, *accumulate(doc_lengths.tolist())]
+    return np.array(borders if borders[-1] == seq_len else [*borders, seq_len], dtype=np.int32)
+
+
+def count_trained_tokens(manifest: Manifest, policy: LossPolicy, holdout: bool = False) -> int:
+    """The tokens that the policy trains, from the manifest alone. Raises ConfigError where there is none."""
+    channels = manifest.holdout.channels if holdout and manifest.holdout else manifest.channels.total
+    histogram = {int(byte): count for byte, count in channels.items()}
+    trained = policy.trained_tokens(histogram)
+    if not trained:
+        raise ConfigError(
+            f"loss_policy trains none of the data set's {sum(histogram.values())} tokens; "
+            "use another loss_policy, such as `all`"
+        )
+    return trained
