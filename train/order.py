@@ -1,7 +1,7 @@
 """The order of packs: a keyed permutation for each epoch, without an array of pack numbers.
 
-In each epoch the shards are permuted, the permuted shards are cut into windows of `shuffle_shards` shards, and the packs
-of each window are permuted. So a stretch of the order reads from one or two windows, which a node's page cache can hold.
+In each epoch the shards are permuted, the permuted shards are cut into windows of `shuffle_shards` shards, and the
+packs of each window are permuted. So a stretch of the order reads from one or two windows, which a cache can hold.
 
 How a number is shuffled: its bits are cut in halves, and in each round
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from train.mixture import PackRef
 
 from train.config import TrainConfig
 from train.loop import make_model
+from train.mixture import PackRef
 from train.parallel import World, join_world
 from train.plan import make_feeder, plan_run
 from train.step import accumulate_gradients, count_step

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from train.packs import Pack
 
 from schemas.channels import LEGAL
 from schemas.policy import PRESETS, LossPolicy
 from train.batch import Batch, Entry, make_batch
+from train.packs import Pack
 
 SEQ_LEN = 12
 LEGAL_BYTES = np.flatnonzero(LEGAL).tolist()

@@ -1,14 +1,17 @@
 """Packs by number, and the data sets that are refused."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from train.data import PackedDataset, check_vocabulary, count_trained_tokens
 
 from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import MANIFEST, Holdout
 from schemas.policy import PRESETS
+from train.packs import ShardedPacks, count_trained_tokens, find_borders
 
 Build = Callable[..., str]
 Dataset = Sequence[Sequence[Any]]
@@ -22,7 +25,7 @@ def test_packs_come_by_number_whatever_the_shards(
         path = build_dataset(
             tmp_path / str(packs_per_shard), unequal_packs, packs_per_shard=packs_per_shard, weights=weights
         )
-        dataset = PackedDataset(path)
+        dataset = ShardedPacks(path)
         assert len(dataset) == 5
         for number in (4, 0, 3, 1, 2):
             pack, docs = dataset[number], unequal_packs[number]
@@ -36,18 +39,10 @@ def test_packs_come_by_number_whatever_the_shards(
 def test_trained_tokens_are_known_from_the_manifest(
     tmp_path: Path, build_dataset: Build, unequal_packs: Dataset
 ) -> None:
-    manifest = PackedDataset(build_dataset(tmp_path, unequal_packs)).manifest
+    manifest = ShardedPacks(build_dataset(tmp_path, unequal_packs)).manifest
     assert count_trained_tokens(manifest, PRESETS["assistant"]) == 4 + 2 + 8 + 1 + 2 + 3
     with pytest.raises(ConfigError, match="trains none of the data set's 68 tokens"):
         count_trained_tokens(manifest, PRESETS["text"])
-
-
-def test_the_vocabulary_must_hold_the_data(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
-    manifest = PackedDataset(build_dataset(tmp_path, unequal_packs)).manifest
-    assert check_vocabulary(manifest, None) == 50
-    assert check_vocabulary(manifest, 64) == 64
-    with pytest.raises(ConfigError, match="49 is smaller than the data set's vocabulary 50"):
-        check_vocabulary(manifest, 49)
 
 
 def test_a_file_of_another_size_is_refused(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
@@ -56,25 +51,53 @@ def test_a_file_of_another_size_is_refused(tmp_path: Path, build_dataset: Build,
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     with pytest.raises(DatasetError, match=f"has {len(whole) - 1} bytes, the manifest says {len(whole)}"):
-        PackedDataset(path)
+        ShardedPacks(path)
     shard.unlink()
     with pytest.raises(DatasetError, match="missing or unreadable"):
-        PackedDataset(path)
+        ShardedPacks(path)
 
 
 def test_shards_of_another_recipe_are_refused(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
-    dataset = PackedDataset(build_dataset(tmp_path, unequal_packs, recipe_id="d" * 64))
+    dataset = ShardedPacks(build_dataset(tmp_path, unequal_packs, recipe_id="d" * 64))
     with pytest.raises(DatasetError, match="is not what the manifest says"):
         dataset[0]
 
 
 def test_an_empty_data_set_is_refused(tmp_path: Path, build_dataset: Build) -> None:
     with pytest.raises(DatasetError, match="has no packs"):
-        PackedDataset(build_dataset(tmp_path, []))
+        ShardedPacks(build_dataset(tmp_path, []))
 
 
 def test_a_remote_data_set_is_refused_without_its_secrets() -> None:
     with pytest.raises(DatasetError, match="copy the data set first") as caught:
-        PackedDataset("s3://key:secret@bucket/data?sig=hidden")
+        ShardedPacks("s3://key:secret@bucket/data?sig=hidden")
     assert "secret" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+def test_the_holdout_is_read_apart(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
+    whole = ShardedPacks(build_dataset(tmp_path / "whole", unequal_packs))
+    with pytest.raises(DatasetError, match="has no holdout"):
+        ShardedPacks(str(tmp_path / "whole"), holdout=True)
+    holdout = Holdout(share=0.5, shards=whole.manifest.shards[1:], channels=whole.manifest.channels.total)
+    manifest = whole.manifest.model_copy(update={"holdout": holdout, "shards": whole.manifest.shards[:1]})
+    (tmp_path / "whole" / MANIFEST).write_bytes(manifest.encode())
+    training, held_out = ShardedPacks(whole.path), ShardedPacks(whole.path, holdout=True)
+    assert (len(training), len(held_out)) == (3, 2)
+    assert (training.tokens, held_out.tokens) == (45, 23)
+    for number in range(5):
+        found = training[number] if number < 3 else held_out[number - 3]
+        assert np.array_equal(found.input_ids, whole[number].input_ids)
+
+
+def test_it_travels_as_its_path(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
+    dataset = ShardedPacks(build_dataset(tmp_path, unequal_packs))
+    dataset[0]
+    packed = pickle.dumps(dataset)
+    assert len(packed) < 1000
+    assert np.array_equal(pickle.loads(packed)[4].input_ids, dataset[4].input_ids)
+
+
+def test_the_padding_is_one_document_more() -> None:
+    assert find_borders(np.array([3, 2], dtype=np.int32), 8).tolist() == [0, 3, 5, 8]
+    assert find_borders(np.array([3, 5], dtype=np.int32), 8).tolist() == [0, 3, 8]

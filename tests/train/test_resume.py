@@ -122,7 +122,7 @@ def test_what_is_not_the_same_run_is_refused(
     run(short)
     with pytest.raises(ConfigError, match=message):
         run({**short, **change}, "resume")
-    with pytest.raises(ConfigError, match="already holds metrics.jsonl"):
+    with pytest.raises(ConfigError, match="already holds metrics"):
         run(short)
 
 
