@@ -65,7 +65,7 @@ def test_without_weights_an_epoch_has_every_pack_once(stands: list[Stand], epoch
 def test_shares_of_tokens_are_those_of_the_weights_after_every_pack(
     stands: list[Stand], data: st.DataObject, far: int
 ) -> None:
-    """There is a time at which each data set should have given what it gave, to half a pack; also far down the stream."""
+    """There is a time at which each data set should have given what it gave, to half a pack; also far down it."""
     weights = data.draw(st.lists(WEIGHTS, min_size=len(stands), max_size=len(stands)))
     strides = [
         Fraction(stand.tokens, len(stand)) / Fraction(str(weight))
