@@ -88,6 +88,8 @@ WAYS: dict[str, Loss] = {
     "torch, sum": torch_chunked_sum(),
     "torch, none": torch_chunked(),
     "torch, none, accurate": torch_chunked(acc_policy="accurate"),
+    "torch, sum, 512 places": torch_chunked_sum(batch_chunk_size=512, chunking_method=None),
+    "torch, none, 512 places": torch_chunked(batch_chunk_size=512, chunking_method=None),
     **{f"ours, {chunk} places": our_chunked(chunk) for chunk in (128, 256, 512, 1024)},
 }
 

@@ -250,3 +250,8 @@ def test_memory_is_that_of_this_process() -> None:
     block = bytearray(before + (64 << 20))
     block[:: 1 << 12] = bytes([1]) * len(block[:: 1 << 12])
     assert before + (64 << 20) <= peak_memory(torch.device("cpu")) < 3 * before + (128 << 20)
+
+
+def test_each_key_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    assert not [key.name for key in fields(LoggedStep) if f"`{key.name}`" not in text]
