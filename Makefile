@@ -24,7 +24,7 @@ demo: setup  ## examples to shards, checked, previewed, and trained on with 2 ra
 	$(BIN)/packline verify $(DEMO)/shards --deep
 	$(BIN)/packline preview examples/demo.yaml -n 1
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m train examples/demo-train.yaml \
-		--set dataset.path=$(DEMO)/shards --set output=$(DEMO)/run
+		--set datasets.0.path=$(DEMO)/shards --set output=$(DEMO)/run
 	$(BIN)/python examples/check_demo.py $(DEMO)
 
 test: setup  ## all tests

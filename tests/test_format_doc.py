@@ -42,8 +42,9 @@ from schemas.policy import PRESETS, LossPolicy, Term
 from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, dataset_id
 from schemas.rejects import Reason
 from schemas.shard import PACKS_PER_BATCH, Packs, ShardMeta, shard_schema, write_shard
-from train.config import PRESETS as MODEL_PRESETS
-from train.config import DatasetConfig, ModelConfig, TrainConfig
+from train.architecture import PRESETS as MODEL_PRESETS
+from train.architecture import Architecture, LinearScaling, Llama3Scaling
+from train.config import CheckpointConfig, DatasetConfig, ModelFolder, TrainConfig, ValidationConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 FORMAT = (DOCS / "format.md").read_text("utf-8")
@@ -436,8 +437,13 @@ CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "Loss policy": LossPolicy,
     "Terms": Term,
     "Training config": TrainConfig,
-    "`dataset`": DatasetConfig,
-    "`model`": ModelConfig,
+    "Data sets": DatasetConfig,
+    "Validation": ValidationConfig,
+    "Checkpoints": CheckpointConfig,
+    "Model folder": ModelFolder,
+    "Dimensions": Architecture,
+    "Rotary scaling `linear`": LinearScaling,
+    "Rotary scaling `llama3`": Llama3Scaling,
 }
 
 
@@ -457,6 +463,8 @@ def _shown_default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, LossPolicy):
         return next(f'`"{name}"`' for name, policy in PRESETS.items() if policy == field.default)
+    if field.default == CheckpointConfig():
+        return "`{}`"
     default = field.default.mode if isinstance(field.default, ControlTokens) else field.default
     return f"`{json.dumps(default)}`"
 
@@ -509,7 +517,7 @@ def test_every_reason_is_described() -> None:
 
 
 def test_the_model_presets() -> None:
-    rows = table_rows(section(CONFIG, "`model`"))
+    rows = table_rows(section(CONFIG, "Dimensions"))
     names = [cell.strip("`") for cell in rows["preset"]]
     for preset, model in MODEL_PRESETS.items():
         assert {name: int(cell) for name, cell in zip(names, rows[preset], strict=True)} == model.model_dump(
@@ -526,7 +534,7 @@ def test_the_names_of_sharegpt_roles() -> None:
 
 _BUILD = {"output": "out", "seq_len": 8, "tokenizer": {"path": "t"}}
 _SOURCES = [{"path": "rows.jsonl", "transform": {"type": "openai"}}]
-_TRAIN = {"output": "out", "dataset": {"path": "d"}, "model": "tiny", "packs_per_step": 1, "steps": 1}
+_TRAIN = {"output": "out", "datasets": [{"path": "d"}], "model": "tiny", "packs_per_step": 1, "steps": 1}
 
 
 @pytest.mark.parametrize("block", [block for block in code_blocks(CONFIG, "yaml") if yaml.safe_load(block)])
