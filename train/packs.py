@@ -154,6 +154,13 @@ def find_borders(doc_lengths: npt.NDArray[np.int32], seq_len: int) -> npt.NDArra
     return np.array(borders if borders[-1] == seq_len else [*borders, seq_len], dtype=np.int32)
 
 
+def number_tokens(borders: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(position_ids, which restart with each document, and document_ids, 0, 1, ...), int64[seq_len] each."""
+    lengths = np.diff(borders)
+    position_ids = np.arange(borders[-1], dtype=np.int64) - np.repeat(borders[:-1], lengths)
+    return position_ids, np.repeat(np.arange(len(lengths)), lengths)
+
+
 def count_trained_tokens(manifest: Manifest, policy: LossPolicy, holdout: bool = False) -> int:
     """The tokens that the policy trains, from the manifest alone. Raises ConfigError where there is none."""
     channels = manifest.holdout.channels if holdout and manifest.holdout else manifest.channels.total
