@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-pytestmark = pytest.mark.slow
+from schemas.errors import ConfigError
+from schemas.settings import load_settings
+from train.config import TrainConfig
+from train.loop import train
 
 CONFIG = """
 output: {output}
@@ -54,6 +57,7 @@ def read_metrics(output: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "step"]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_does(
     write_config: WriteConfig, launch: Launch, tmp_path: Path, hostile_folder: Path
 ) -> None:
@@ -88,19 +92,19 @@ def assert_same_weights(one: Path, two: Path) -> None:
 
 
 def test_steps_without_a_trained_token_are_skipped_and_counted(
-    write_config: WriteConfig, launch: Launch, tmp_path: Path
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With one pack a step an epoch of five has two such steps. Also: bfloat16, and no second run into one folder."""
-    arguments = ("-m", "train", write_config("skip"), "--set", "packs_per_step=1", "--set", "dtype=bfloat16")
-    done = launch("python", *arguments, "--set", "steps=null", "--set", "epochs=1")
-    assert done.returncode == 0, done.stderr
-    assert "3 steps done, 2 skipped" in done.stdout
+    overrides = ("packs_per_step=1", "dtype=bfloat16", "steps=null", "epochs=1")
+    config = load_settings(TrainConfig, write_config("skip"), overrides)
+    train(config)
+    assert "3 steps done, 2 skipped" in capsys.readouterr().out
     assert len(read_metrics(tmp_path / "skip")) == 3
-    again = launch("python", *arguments)
-    assert again.returncode == 2
-    assert "already holds metrics.jsonl" in again.stderr
+    with pytest.raises(ConfigError, match="already holds metrics"):
+        train(config)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
     write_config: WriteConfig, launch: Launch, tmp_path: Path
 ) -> None:
@@ -119,13 +123,3 @@ def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
     assert "Traceback" not in shown.stderr
     assert not (tmp_path / "broken" / "model").exists()
     assert len(read_metrics(tmp_path / "broken")) == 1
-
-
-def test_the_doctor_finds_documents_isolated(write_config: WriteConfig, launch: Launch, tmp_path: Path) -> None:
-    torchrun = ("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train")
-    done = launch(*torchrun, write_config("doctor"), "--doctor", "--set", "dtype=bfloat16")
-    assert done.returncode == 0, done.stderr
-    assert "2 x cpu, attention by sdpa, bfloat16" in done.stdout
-    assert done.stdout.count("  ok ") > 4
-    assert "FAILED" not in done.stdout
-    assert not (tmp_path / "doctor").exists()
