@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
-from schemas.manifest import MANIFEST, Channels, Manifest, Rejects, ShardFile, TokenizerFacts, Totals, TurnCounts, Turns
+from schemas.manifest import (
+    MANIFEST,
+    Channels,
+    Holdout,
+    Manifest,
+    Rejects,
+    ShardFile,
+    TokenizerFacts,
+    Totals,
+    TurnCounts,
+    Turns,
+)
 from schemas.shard import Packs, ShardMeta, write_shard
 
 SEQ_LEN, VOCAB_SIZE, PAD_ID = 16, 50, 49
@@ -126,6 +137,7 @@ def build_dataset(
     seq_len: int = SEQ_LEN,
     packs_per_shard: int = 3,
     recipe_id: str = "b" * 64,
+    holdout: Dataset = (),
 ) -> str:
     """Write a data set and give its path. `recipe_id` is what the shards say; the manifest says b..."""
     shards = [
@@ -139,7 +151,12 @@ def build_dataset(
         )
         for start in range(0, len(packs), packs_per_shard)
     ]
-    (folder / MANIFEST).write_bytes(build_manifest(packs, shards, seq_len).encode())
+    manifest = build_manifest(packs, shards, seq_len)
+    if holdout:
+        apart = build_shard(folder, "shards/holdout.arrow", holdout, weights, seq_len, recipe_id)
+        channels = build_manifest(holdout, [apart], seq_len).channels.total
+        manifest = manifest.model_copy(update={"holdout": Holdout(share=0.1, shards=[apart], channels=channels)})
+    (folder / MANIFEST).write_bytes(manifest.encode())
     return str(folder)
 
 
