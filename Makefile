@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := out/demo
+SUMS := out/sums
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo sums test check format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +27,13 @@ demo: setup  ## examples to shards, checked, previewed, and trained on with 2 ra
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m train examples/demo-train.yaml \
 		--set datasets.0.path=$(DEMO)/shards --set output=$(DEMO)/run
 	$(BIN)/python examples/check_demo.py $(DEMO)
+
+sums: setup  ## teach a small model sums, and ask the exported one those that it never saw
+	rm -rf $(SUMS)
+	$(BIN)/python examples/sums/make_sums.py $(SUMS)/rows
+	$(BIN)/packline build examples/sums/build.yaml
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m train examples/sums/train.yaml
+	$(BIN)/python examples/sums/evaluate.py $(SUMS)/run/model $(SUMS)/rows/held_out.jsonl
 
 test: setup  ## all tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
