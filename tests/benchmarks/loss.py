@@ -32,11 +32,12 @@ class Chunked(torch.autograd.Function):
             piece = slice(start, start + chunk)
             logits = (hidden[piece] @ weight.T).float()
             at = targets[piece, None]
-            log_sums = logits.logsumexp(dim=1, keepdim=True)
-            total += (log_sums - logits.gather(1, at))[:, 0] @ scale[piece]
-            logits.sub_(log_sums).exp_()
-            logits.scatter_add_(1, at, torch.full_like(log_sums, -1.0))
-            logits.mul_(scale[piece, None])
+            logits.sub_(logits.amax(dim=1, keepdim=True))
+            answers = logits.gather(1, at)
+            sums = logits.exp_().sum(dim=1, keepdim=True)
+            total += (sums.log() - answers)[:, 0] @ scale[piece]
+            logits.mul_(scale[piece, None] / sums)
+            logits.scatter_add_(1, at, -scale[piece, None])
             slopes = logits.to(hidden.dtype)
             torch.mm(slopes, weight, out=grad_hidden[piece])
             if weight.dtype == torch.float32:
