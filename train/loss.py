@@ -48,11 +48,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=exact) if wanted else None
         for part in _chunks(len(targets), len(weight)):
             logits = (hidden[part] @ weight.t()).to(exact)
-            normalizers = logits.logsumexp(dim=-1, keepdim=True)
             answers = targets[part, None]
-            losses[part] = (normalizers - logits.gather(1, answers)).squeeze(1)
+            losses[part], sums = _losses(logits, answers)
             if grad_hidden is not None and grad_weight is not None:
-                slopes = _slopes(logits, normalizers, answers, scale[part]).to(hidden.dtype)
+                slopes = _slopes(logits, sums, answers, scale[part, None]).to(hidden.dtype)
                 torch.mm(slopes, weight, out=grad_hidden[part])
                 _add_product(grad_weight, slopes.t(), hidden[part])
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -70,11 +69,17 @@ def _chunks(places: int, vocab_size: int) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, places, rows))
 
 
-def _slopes(logits: Tensor, normalizers: Tensor, answers: Tensor, scale: Tensor) -> Tensor:
+def _losses(logits: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """(losses [n], sums [n, 1] of the exponentials, which are written over the logits, less each row's maximum)"""
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    chosen = logits.gather(1, answers)
+    sums = logits.exp_().sum(dim=-1, keepdim=True)
+    return (sums.log() - chosen).squeeze(1), sums
+
+
+def _slopes(exponentials: Tensor, sums: Tensor, answers: Tensor, scale: Tensor) -> Tensor:
     """The gradient with respect to the logits, written over them: (softmax - one hot) * scale."""
-    slopes = logits.sub_(normalizers).exp_()
-    slopes.scatter_add_(1, answers, slopes.new_full(answers.shape, -1.0))
-    return slopes.mul_(scale[:, None])
+    return exponentials.mul_(scale / sums).scatter_add_(1, answers, -scale)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
