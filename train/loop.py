@@ -21,7 +21,7 @@ from train.model import Decoder
 from train.nonfinite import check_finite
 from train.optim import clip_gradients, make_optimizer, update
 from train.packs import count_trained_tokens
-from train.parallel import World, dtypes_of, join_world, parallelize
+from train.parallel import World, dtypes_of, join_world, parallelize, use_deterministic_kernels
 from train.plan import MODEL, Mode, Plan, make_feeder, make_groups, make_validation, plan_run
 from train.schedule import learning_rate_at
 from train.signals import StopFlag, stop_on_signals
@@ -77,7 +77,7 @@ def introduce(run: Run) -> None:
 def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     """Build the model, and load the checkpoint where the run goes on."""
     config = plan.config
-    torch.use_deterministic_algorithms(config.deterministic)
+    use_deterministic_kernels(config.deterministic)
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0])
     model = make_model(config, plan.architecture, world)
     optimizer = make_optimizer(model, config)
@@ -128,54 +128,58 @@ def run_steps(run: Run) -> bool:
             save(run)
             run.world.say(f"stopped by a signal after step {run.state.step}; go on with --resume")
             return False
-        take_step(run, data, count, started, waited)
+        done = take_step(run, data, count) if count.weight else None
+        advance(run, data, skipped=done is None)
+        if run.log and done:
+            run.log.add(describe_step(run, data, count, done, monotonic() - started, waited))
         if config.validation and run.is_due(config.validation.every):
             measure(run)
         if run.is_due(checkpoints.every):
             save(run)
-    run.world.say(
-        f"{run.state.step - run.state.skipped:,} steps done, {run.state.skipped:,} skipped for want of a trained token"
-    )
+    state = run.state
+    run.world.say(f"{state.step - state.skipped:,} steps done, {state.skipped:,} skipped for want of a trained token")
     return True
 
 
-def take_step(run: Run, data: StepData, count: StepCount, started: float, waited: float) -> None:
-    """One optimizer step; a step without a trained token is only counted."""
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    loss: StepLoss
+    grad_norm: float
+    learning_rate: float
+
+
+def take_step(run: Run, data: StepData, count: StepCount) -> StepDone:
+    """One optimizer step. Raises NonFiniteStep, on all ranks, before it touches the weights."""
     config, step = run.plan.config, run.state.step
-    if count.weight:
-        loss = accumulate_gradients(run.model, data.microbatches, count, len(run.groups), run.kernel, run.world)
-        grad_norm = clip_gradients(run.model, config.clip_norm)
-        check_finite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
-        learning_rate = learning_rate_at(step, run.plan.steps, config)
-        update(run.optimizer, learning_rate)
-        if run.log:
-            seconds = monotonic() - started
-            run.log.add(describe_step(run, data, count, loss, grad_norm, learning_rate, seconds, waited))
-    moved = {"step": step + 1, "skipped": run.state.skipped + (not count.weight), "taken": data.taken}
+    loss = accumulate_gradients(run.model, data.microbatches, count, len(run.groups), run.kernel, run.world)
+    grad_norm = clip_gradients(run.model, config.clip_norm)
+    check_finite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
+    learning_rate = learning_rate_at(step, run.plan.steps, config)
+    update(run.optimizer, learning_rate)
+    return StepDone(loss, grad_norm, learning_rate)
+
+
+def advance(run: Run, data: StepData, *, skipped: bool) -> None:
+    """A step without a trained token is only counted."""
+    moved = {"step": run.state.step + 1, "skipped": run.state.skipped + skipped, "taken": data.taken}
     run.state = run.state.model_copy(update=moved)
 
 
 def describe_step(
-    run: Run,
-    data: StepData,
-    count: StepCount,
-    loss: StepLoss,
-    grad_norm: float,
-    learning_rate: float,
-    seconds: float,
-    waited: float,
+    run: Run, data: StepData, count: StepCount, done: StepDone, seconds: float, waited: float
 ) -> StepMetrics:
+    loss = done.loss
     flops = step_flops(
         run.plan.architecture, tokens=count.tokens, trained_tokens=count.trained_tokens, pairs=count.pairs
     )
     return StepMetrics(
-        step=run.state.step + 1,
+        step=run.state.step,
         loss=loss.mean,
         trained_tokens=count.trained_tokens,
         tokens=count.tokens,
         slots=len(data.packs) * run.plan.datasets[0].manifest.seq_len,
-        grad_norm=grad_norm,
-        lr=learning_rate,
+        grad_norm=done.grad_norm,
+        lr=done.learning_rate,
         seconds=seconds,
         data_wait=waited,
         flops=flops,

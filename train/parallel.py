@@ -65,6 +65,12 @@ def _pick_device() -> torch.device:
     return device
 
 
+def use_deterministic_kernels(wanted: bool) -> None:
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(wanted)
+
+
 def dtypes_of(config: TrainConfig) -> tuple[torch.dtype, torch.dtype]:
     """(of the computation, of weights and optimizer state)"""
     compute_dtype: torch.dtype = getattr(torch, config.dtype)

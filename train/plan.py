@@ -16,7 +16,8 @@ from train.mixture import Mixture
 from train.model_folder import read_architecture
 from train.packs import ShardedPacks, count_trained_tokens
 from train.parallel import World, dtypes_of
-from train.validate import Validation, choose_packs
+from train.validate import Validation
+from train.vocabulary import check_same_vocabulary
 
 MODEL = "model"
 
@@ -93,11 +94,11 @@ def make_validation(plan: Plan, world: World) -> Validation | None:
     wanted = plan.config.validation
     if wanted is None:
         return None
-    sizes = [len(dataset) for dataset in plan.validation]
     return Validation(
         make_feeder(plan, world, wanted.datasets, plan.validation),
         make_groups(plan, wanted.datasets, plan.validation),
-        choose_packs(sizes, wanted.packs, plan.config.seed),
+        wanted.packs,
+        plan.config.seed,
     )
 
 
@@ -105,6 +106,8 @@ def _find_architecture(config: TrainConfig, datasets: Sequence[ShardedPacks]) ->
     architecture = read_architecture(config.model.path) if isinstance(config.model, ModelFolder) else config.model
     for dataset in sorted(datasets, key=lambda dataset: -dataset.manifest.vocab_size):
         architecture = check_fit(architecture, dataset.manifest, dataset.path)
+    if isinstance(config.model, ModelFolder) and config.model.weights == "pretrained":
+        check_same_vocabulary(config.model.path, datasets[0].path)
     return architecture
 
 

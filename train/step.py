@@ -7,7 +7,6 @@ and gradients are summed over ranks. A micro-batch or a rank without a trained t
 With `loss_normalization: documents` the weights of each document add up to 1, so the denominator counts documents.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,13 +63,13 @@ def accumulate_gradients(
     """
     assert count.weight > 0
     sums, weights = torch.zeros((2, groups), dtype=torch.float64, device=world.device)
-    broken = []
-    for number, batch in enumerate(microbatch.to(world.device) for microbatch in microbatches):
+    shares = []
+    for batch in (microbatch.to(world.device) for microbatch in microbatches):
         share, losses = run_model(model, batch, kernel, count.weight)
         share.backward()  # type: ignore[no-untyped-call]
         add_losses(sums, weights, batch, losses)
-        if not math.isfinite(float(share.detach())):
-            broken.append(number)
+        shares.append(share.detach())
+    broken = (~torch.stack(shares).isfinite()).nonzero().flatten().tolist()  # a look at the device, once a step
     return sum_losses(sums, weights, broken, world)
 
 

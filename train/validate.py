@@ -1,6 +1,6 @@
 """Validation: the loss of other data by the arithmetic of training, without gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,24 +20,21 @@ from train.step import add_losses, run_model, sum_losses
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The data sets to measure, and the packs of them."""
+    """The data sets to measure, and how many packs of each; the choice is the same each time."""
 
     feeder: Feeder
     groups: Groups
-    packs: Sequence[Sequence[PackRef]]  # of each data set
+    most_packs: int | None
+    seed: int
 
     def batches(self) -> Iterator[Batch]:
         """This rank's, one at a time; every rank has as many."""
-        per_round = self.feeder.packs_per_microbatch * self.feeder.ranks
-        for own in self.packs:
-            for start in range(0, len(own), per_round):
-                yield from self.feeder.load(own[start : start + per_round])
-
-
-def choose_packs(sizes: Sequence[int], most: int | None, seed: int) -> list[list[PackRef]]:
-    """At most so many packs of each data set, the same each time."""
-    orders = [PackOrder([size], seed).take(0, min(size, most or size)) for size in sizes]
-    return [[PackRef(dataset, pack) for pack in order.tolist()] for dataset, order in enumerate(orders)]
+        a_round = self.feeder.packs_per_microbatch * self.feeder.ranks
+        for number, dataset in enumerate(self.feeder.datasets):
+            order, packs = PackOrder([len(dataset)], self.seed), min(len(dataset), self.most_packs or len(dataset))
+            for start in range(0, packs, a_round):
+                chosen = order.take(start, min(a_round, packs - start)).tolist()
+                yield from self.feeder.load([PackRef(number, pack) for pack in chosen])
 
 
 @torch.no_grad()
