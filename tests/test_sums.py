@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def test_enough_is_held_out_and_of_all_kinds(rows: dict[str, list[tuple[Pair, st
     assert min(*carries.values(), *hundreds.values()) > len(held_out) // 4
 
 
+def test_neighbours_are_not_alike(rows: dict[str, list[tuple[Pair, str]]]) -> None:
+    """Of two random pairs about 1 in 23 has a number in common; in a file in order nearly all neighbours have."""
+    neighbours = list(pairwise(frozenset(pair) for pair, _ in rows["train"]))
+    assert sum(bool(one & other) for one, other in neighbours) < len(neighbours) / 15
+
+
 def test_the_same_rows_come_out_each_time(tmp_path: Path) -> None:
     for name in ("first", "second"):
         write_rows(tmp_path / name)
@@ -71,13 +78,17 @@ def test_one_pair_of_each_side_by_name() -> None:
     assert train[:3] == [(10, 10), (10, 11), (10, 12)]
 
 
-def test_each_digit_is_a_token_of_its_own() -> None:
+def test_each_digit_is_a_token_equally_far_from_the_answer() -> None:
     tokenizer = Tokenizer.from_file(str(EXAMPLES / "tokenizer" / "tokenizer.json"))
+    endings = set()
     for question in QUESTIONS:
         asked, answered = make_row((47, 98), question)["messages"]
         tokens = tokenizer.encode(asked["content"]).tokens
-        assert [token for token in tokens if re.search(r"\d", token)] == ["4", "7", "9", "8"]
+        digits = [(place - len(tokens), token) for place, token in enumerate(tokens) if re.search(r"\d", token)]
+        assert [token for _, token in digits] == ["4", "7", "9", "8"]
         assert tokenizer.encode(answered["content"]).tokens == ["1", "4", "5"]
+        endings.add(tuple(digits))
+    assert len(endings) == 1
 
 
 class Letters:

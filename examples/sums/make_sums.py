@@ -9,7 +9,7 @@ time: a pair is held out by a hash of its numbers.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import sha256
 from itertools import combinations_with_replacement, cycle
 from pathlib import Path
@@ -19,17 +19,18 @@ Pair = tuple[int, int]
 
 NUMBERS = range(10, 100)
 HELD_OUT = 600
-QUESTIONS = ("What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}.", "{a} + {b} = ?")
+QUESTIONS = ("What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}.", "Please add {a} and {b}.")
+"""In all of them the digits stand equally far from the answer, which a model of this size learns soonest."""
 
 
 def split_pairs() -> tuple[list[Pair], list[Pair]]:
     """(train, held out): all ordered pairs; both orders of a pair are on the same side."""
-    unordered = sorted(combinations_with_replacement(NUMBERS, 2), key=hash_pair)
+    unordered = sorted(combinations_with_replacement(NUMBERS, 2), key=lambda pair: hash_text(f"{pair[0]} {pair[1]}"))
     return in_both_orders(unordered[HELD_OUT:]), in_both_orders(unordered[:HELD_OUT])
 
 
-def hash_pair(pair: Pair) -> bytes:
-    return sha256(f"{pair[0]} {pair[1]}".encode()).digest()
+def hash_text(text: str) -> bytes:
+    return sha256(text.encode()).digest()
 
 
 def in_both_orders(pairs: Iterable[Pair]) -> list[Pair]:
@@ -42,12 +43,14 @@ def make_row(pair: Pair, question: str) -> dict[str, Any]:
     return {"messages": [asked, {"role": "assistant", "content": str(a + b)}]}
 
 
-def train_rows(pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
-    return (make_row(pair, question) for pair in pairs for question in QUESTIONS)
+def train_rows(pairs: Iterable[Pair]) -> list[dict[str, Any]]:
+    """Shuffled: neighbours in a file become neighbours in a pack, and a step on sums that are alike teaches little."""
+    rows = [make_row(pair, question) for pair in pairs for question in QUESTIONS]
+    return sorted(rows, key=lambda row: hash_text(row["messages"][0]["content"]))
 
 
-def held_out_rows(pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
-    return (make_row(pair, question) for pair, question in zip(pairs, cycle(QUESTIONS), strict=False))
+def held_out_rows(pairs: Iterable[Pair]) -> list[dict[str, Any]]:
+    return [make_row(pair, question) for pair, question in zip(pairs, cycle(QUESTIONS), strict=False)]
 
 
 def write_rows(folder: Path) -> None:
