@@ -1,6 +1,7 @@
 """Whole runs through torchrun and through python -m train."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,3 +124,14 @@ def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
     assert "Traceback" not in shown.stderr
     assert not (tmp_path / "broken" / "model").exists()
     assert len(read_metrics(tmp_path / "broken")) == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("mode", ["none", "selective"])
+def test_compiled_blocks_train_as_others_do(mode: str, write_config: WriteConfig, tmp_path: Path) -> None:
+    overrides = ["steps=2", f"activation_checkpointing={mode}"]
+    for name in ("eager", "compiled"):
+        train(load_settings(TrainConfig, write_config(name), [*overrides, f"compile={name == 'compiled'}"]))
+    eager, compiled = (read_metrics(tmp_path / name) for name in ("eager", "compiled"))
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in compiled] == pytest.approx([line[key] for line in eager], rel=1e-5)
