@@ -20,7 +20,7 @@ Pair = tuple[int, int]
 NUMBERS = range(10, 100)
 HELD_OUT = 600
 QUESTIONS = ("What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}.", "Please add {a} and {b}.")
-"""In all of them the digits stand equally far from the answer, which a model of this size learns soonest."""
+"""In all of them the digits stand equally far from the answer, so what is learnt from one serves the others."""
 
 
 def split_pairs() -> tuple[list[Pair], list[Pair]]:
