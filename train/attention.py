@@ -25,21 +25,23 @@ Isolation: TypeAlias = Tensor | Borders
 """What keeps documents apart: a mask bool[B, 1, seq_len, seq_len] for sdpa, borders for varlen."""
 
 
-def choose_kernel(asked: Literal["auto", "sdpa", "varlen"], device: torch.device, dtype: torch.dtype) -> Kernel:
+def choose_kernel(
+    asked: Literal["auto", "sdpa", "varlen"], device: torch.device, dtype: torch.dtype, compiled: bool
+) -> Kernel:
     """The kernel for computation in `dtype`. Raises ConfigError where the one that was asked for cannot run."""
-    runs = dtype in (torch.bfloat16, torch.float16) and _has_flash_attention(device)
+    if device.type == "cpu":
+        runs, needs = not compiled, "a model that is not compiled, on a CPU"
+    else:
+        runs = dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0)
+        needs = "compute capability 8.0 or more and bfloat16, on a GPU"
     if asked == "varlen" and not runs:
         raise ConfigError(
-            f"attention: varlen needs a CUDA GPU of compute capability 8.0 or more and bfloat16, not {device.type} and "
-            f"{str(dtype).removeprefix('torch.')}; --set attention=auto takes what runs"
+            f"attention: varlen needs {needs}; this run is in {str(dtype).removeprefix('torch.')}"
+            f"{' and compiled' if compiled else ''}. --set attention=auto takes what runs"
         )
     if asked == "auto":
         return "varlen" if runs else "sdpa"
     return asked
-
-
-def _has_flash_attention(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def isolate(document_ids: Tensor, cu_seqlens: Tensor, kernel: Kernel) -> Isolation:
@@ -63,8 +65,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, isolation: Isolation) -> T
     flat_query, flat_key, flat_value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     # The longest document is at most a row. A bound that never changes needs no look at the borders, which are on the
     # device, and no new compilation.
-    seen = causal_varlen(flat_query, flat_key, flat_value, isolation.cu_seqlens, isolation.seq_len)
-    return seen.view(rows, seq_len, heads, head_dim).transpose(1, 2)
+    varlen = document_by_document if query.device.type == "cpu" else causal_varlen
+    seen = varlen(flat_query, flat_key, flat_value, isolation.cu_seqlens, isolation.seq_len)
+    return seen.reshape(rows, seq_len, heads, head_dim).transpose(1, 2)
+
+
+def document_by_document(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+    """What varlen_attn does, on a CPU, for which torch has none: half the time of a mask or less, as a document's
+    tokens are not compared with all others of its row. The tensors are [tokens, heads, head_dim]."""
+    lengths = [length for length in cu_seqlens.diff().tolist() if length]
+    pieces = (torch.split(x.transpose(0, 1).unsqueeze(0), lengths, dim=2) for x in (query, key, value))
+    seen = [
+        scaled_dot_product_attention(own_query, own_key, own_value, is_causal=True, enable_gqa=True)
+        for own_query, own_key, own_value in zip(*pieces, strict=True)
+    ]
+    return torch.cat(seen, dim=2).squeeze(0).transpose(0, 1)
 
 
 def adapt_varlen(function: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:

@@ -78,7 +78,7 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     """Build the model, and load the checkpoint where the run goes on."""
     config = plan.config
     use_deterministic_kernels(config.deterministic)
-    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0])
+    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
     model = make_model(config, plan.architecture, world)
     optimizer = make_optimizer(model, config)
     if plan.checkpoint:

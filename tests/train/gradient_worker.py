@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from train.attention import choose_kernel
 from train.config import TrainConfig
 from train.loop import make_model
 from train.mixture import PackRef
-from train.parallel import World, join_world
+from train.parallel import World, dtypes_of, join_world
 from train.plan import make_feeder, plan_run
 from train.step import accumulate_gradients, count_step
 
@@ -27,7 +28,8 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     feeder = make_feeder(plan, world, config.datasets, plan.datasets)
     microbatches = feeder.load([PackRef(0, pack) for pack in case["packs"]])
     count = count_step(microbatches, False, world)
-    loss = accumulate_gradients(model, microbatches, count, 1, "sdpa", world)
+    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
+    loss = accumulate_gradients(model, microbatches, count, 1, kernel, world)
     here = sum(len(batch.places) for batch in microbatches)
     by_rank = [int(total) for total in world.sum([here * (rank == world.rank) for rank in range(world.ranks)])]
     grads = {name: gather_gradient(parameter) for name, parameter in model.named_parameters()}

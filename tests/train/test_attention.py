@@ -73,10 +73,12 @@ def make_heads(generator: torch.Generator, heads: int) -> Tensor:
     return torch.randn(len(LENGTHS), heads, SEQ_LEN, 8, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kernel", [varlen_old, varlen_between, varlen_new])
+@pytest.mark.parametrize("kernel", [varlen_old, varlen_between, varlen_new, attention.document_by_document])
 def test_all_kernels_agree(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The document-wise reference stands in for the CUDA kernel: what is tested is the way there and back."""
-    monkeypatch.setattr(attention, "causal_varlen", adapt_varlen(kernel))
+    if kernel is not attention.document_by_document:
+        kernel = adapt_varlen(kernel)
+    monkeypatch.setattr(attention, "document_by_document", kernel)
     generator = torch.Generator().manual_seed(0)
     query, key, value = make_heads(generator, 4), make_heads(generator, 2), make_heads(generator, 2)
     _, document_ids, cu_seqlens = rows_of(LENGTHS, SEQ_LEN)
@@ -95,10 +97,15 @@ def test_the_installed_varlen_attn_has_a_known_signature() -> None:
     assert attention.causal_varlen(query, key, key, cu_seqlens, SEQ_LEN).shape == query.shape
 
 
-def test_on_cpu_it_is_sdpa() -> None:
-    assert choose_kernel("auto", CPU, torch.bfloat16) == choose_kernel("sdpa", CPU, torch.float32) == "sdpa"
-    with pytest.raises(ConfigError, match="not cpu and float32; --set attention=auto"):
-        choose_kernel("varlen", CPU, torch.float32)
+def test_on_cpu_it_goes_document_by_document_unless_compiled() -> None:
+    assert (
+        choose_kernel("auto", CPU, torch.float32, False)
+        == choose_kernel("varlen", CPU, torch.float64, False)
+        == "varlen"
+    )
+    assert choose_kernel("auto", CPU, torch.float32, True) == choose_kernel("sdpa", CPU, torch.float32, False) == "sdpa"
+    with pytest.raises(ConfigError, match="not compiled, on a CPU; this run is in float32 and compiled"):
+        choose_kernel("varlen", CPU, torch.float32, True)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +121,9 @@ def test_on_cuda_it_is_varlen_where_that_runs(
     capability: tuple[int, int], dtype: torch.dtype, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_kernel("auto", torch.device("cuda"), dtype) == kernel
+    assert choose_kernel("auto", torch.device("cuda"), dtype, True) == kernel
     if kernel == "varlen":
-        assert choose_kernel("varlen", torch.device("cuda"), dtype) == "varlen"
+        assert choose_kernel("varlen", torch.device("cuda"), dtype, True) == "varlen"
     else:
-        with pytest.raises(ConfigError, match="varlen needs a CUDA GPU"):
-            choose_kernel("varlen", torch.device("cuda"), dtype)
+        with pytest.raises(ConfigError, match="varlen needs compute capability"):
+            choose_kernel("varlen", torch.device("cuda"), dtype, True)

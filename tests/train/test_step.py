@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "documents": {"loss_normalization": "documents"},
     "full": {"activation_checkpointing": "full"},
     "selective": {"activation_checkpointing": "selective"},
+    "mask": {"attention": "sdpa"},
 }
 LAYOUTS = {1: "1 rank x 4 micro-batches", 2: "2 x 2", 4: "4 x 1"}
 
