@@ -19,7 +19,7 @@ from torch import Tensor
 
 from train.flops import count_pairs
 from train.loss import Trained
-from train.packs import Pack
+from train.packs import Pack, find_borders, find_positions
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,9 +81,10 @@ def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_documen
     borders: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     trained: list[TrainedColumns] = [_NOTHING]
     for row in range(rows):
-        lengths = _with_padding(entries[row].pack.doc_lengths if row < len(entries) else _NO_DOCUMENTS, seq_len)
-        position_ids[row], document_ids[row] = number_tokens(lengths)
-        borders.append(row * seq_len + np.cumsum(lengths))
+        own = find_borders(entries[row].pack.doc_lengths if row < len(entries) else _NO_DOCUMENTS, seq_len)
+        position_ids[row] = find_positions(own)
+        document_ids[row] = np.repeat(np.arange(len(own) - 1), np.diff(own))
+        borders.append(row * seq_len + own[1:].astype(np.int64))
     for row, entry in enumerate(entries):
         input_ids[row] = entry.pack.input_ids
         trained.append(_list_trained(entry, row * seq_len, per_document))
@@ -100,13 +101,6 @@ def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_documen
         tokens=sum(int(entry.pack.doc_lengths.sum()) for entry in entries),
         pairs=sum(count_pairs(entry.pack.doc_lengths.tolist()) for entry in entries),
     )
-
-
-def number_tokens(lengths: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(position_ids, document_ids), int64[sum of lengths] each."""
-    ends = np.cumsum(lengths)
-    position_ids = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-    return position_ids, np.repeat(np.arange(len(lengths)), lengths)
 
 
 def weigh_targets(pack: Pack, table: npt.NDArray[np.bool_]) -> Floats:
@@ -139,12 +133,6 @@ def _list_trained(entry: Entry, start: int, per_document: bool) -> TrainedColumn
     places = np.flatnonzero(weights)
     groups = np.repeat(entry.groups(), pack.doc_lengths)[places]
     return places + start, pack.input_ids[places + 1].astype(np.int64), weights[places], groups
-
-
-def _with_padding(doc_lengths: npt.NDArray[np.int32], seq_len: int) -> npt.NDArray[np.int64]:
-    """The lengths of the documents, and of the padding where there is any."""
-    padding = seq_len - int(doc_lengths.sum())
-    return np.append(doc_lengths, [padding] * bool(padding)).astype(np.int64)
 
 
 def _pad_borders(borders: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import MANIFEST, Manifest, ShardFile, load_manifest
 from schemas.policy import LossPolicy
-from schemas.shard import Shard, ShardMeta, read_shard
+from schemas.shard import Packs, Shard, ShardMeta, read_shard
 from schemas.store import Folder, dataset_folder, without_secrets
 
 OPEN_SHARDS = 128
@@ -63,11 +63,7 @@ class ShardedPacks:
         return self._borders[-1]
 
     def __getitem__(self, number: int) -> Pack:
-        assert 0 <= number < len(self), (number, len(self))
-        index = bisect_right(self._borders, number) - 1
-        memory, shard = self._mapped(index)
-        self._touch(memory)
-        packs, row = shard.locate(number - self._borders[index])
+        packs, row = self.locate(number)
         documents = packs.documents(row)
         return Pack(
             input_ids=packs.input_ids[row],
@@ -76,6 +72,14 @@ class ShardedPacks:
             doc_source=packs.doc_source[documents],
             weight=None if packs.weight is None else packs.weight[row],
         )
+
+    def locate(self, number: int) -> tuple[Packs, int]:
+        """The arrays that hold a pack, and the pack's row in them: for who needs one column alone."""
+        assert 0 <= number < len(self), (number, len(self))
+        index = bisect_right(self._borders, number) - 1
+        memory, shard = self._mapped(index)
+        self._touch(memory)
+        return shard.locate(number - self._borders[index])
 
     @property
     def tokens(self) -> int:
@@ -152,6 +156,11 @@ def find_borders(doc_lengths: npt.NDArray[np.int32], seq_len: int) -> npt.NDArra
     """cu_seqlens, int32[D + 1]: the borders of a pack's D documents, 0 ... seq_len. Padding is one document more."""
     borders = [0, *accumulate(doc_lengths.tolist())]
     return np.array(borders if borders[-1] == seq_len else [*borders, seq_len], dtype=np.int32)
+
+
+def find_positions(borders: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """position_ids, int64[last border]: 0, 1, ... in each document."""
+    return np.arange(borders[-1]) - np.repeat(borders[:-1], np.diff(borders))
 
 
 def count_trained_tokens(manifest: Manifest, policy: LossPolicy, holdout: bool = False) -> int:
