@@ -27,7 +27,7 @@ OPEN_SHARDS = 128
 RESIDENT_BYTES = 256 << 20
 """About so much is read before its pages are given back. A page of a mapped file counts as the process's memory for as
 long as it is mapped; without this a process would seem to grow to the size of what it has read (20,000 packs of 10 GB:
-2.8 GiB instead of 0.2), and with it a pack costs 1 us more where the whole data set would stay mapped."""
+4.5 GiB instead of 0.2), and with it a pack costs 1 us more where the whole data set would stay mapped."""
 
 BYTES_PER_TOKEN = 5  # input_ids and channel
 
