@@ -81,14 +81,14 @@ PolicyField = Annotated[LossPolicy, BeforeValidator(_expand, json_schema_input_t
 DEFAULT_POLICY = PRESETS["assistant"]
 
 
-def parse_policy(text: str) -> LossPolicy:
-    """A policy as it is typed at a command line: the name of a preset, or YAML. Raises ConfigError."""
+def parse_policy(text: str, key: str = "--policy") -> LossPolicy:
+    """A policy as it is typed: the name of a preset, or YAML. Raises ConfigError, which names the key."""
     try:
         return _ADAPTER.validate_python(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
         why = _describe(error) if isinstance(error, ValidationError) else "not valid YAML"
         example = "'[{roles: [assistant], parts: [body, end]}]'"
-        raise ConfigError(f"--policy {text!r}: {why}; give a preset, or a list of terms such as {example}") from error
+        raise ConfigError(f"{key} {text!r}: {why}; give a preset, or a list of terms such as {example}") from error
 
 
 def _describe(error: ValidationError) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from train.flops import count_pairs
 from train.loss import Trained
-from train.packs import Pack, find_borders, number_tokens
+from train.packs import Pack, find_borders, find_positions
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,9 +81,10 @@ def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_documen
     borders: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     trained: list[TrainedColumns] = [_NOTHING]
     for row in range(rows):
-        cu_seqlens = find_borders(entries[row].pack.doc_lengths if row < len(entries) else _NO_DOCUMENTS, seq_len)
-        position_ids[row], document_ids[row] = number_tokens(cu_seqlens)
-        borders.append(row * seq_len + cu_seqlens[1:].astype(np.int64))
+        own = find_borders(entries[row].pack.doc_lengths if row < len(entries) else _NO_DOCUMENTS, seq_len)
+        position_ids[row] = find_positions(own)
+        document_ids[row] = np.repeat(np.arange(len(own) - 1), np.diff(own))
+        borders.append(row * seq_len + own[1:].astype(np.int64))
     for row, entry in enumerate(entries):
         input_ids[row] = entry.pack.input_ids
         trained.append(_list_trained(entry, row * seq_len, per_document))

@@ -1,11 +1,14 @@
-"""The data set for other trainers: a map-style dataset of torch, and the collate function that goes with it.
+"""A data set for trainers other than ours: pack number -> the tensors of one row, for torch's DataLoader.
 
-docs/integrate.md shows both in a plain loop and in the Trainer of transformers.
+shards --ShardedPacks--> pack --PackedDataset--> {column: tensor} --collate--> {column: tensor of the batch}
+
+docs/integrate.md shows the use. What is trained is what our own trainer trains.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from operator import index
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,27 +17,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from schemas.errors import ConfigError
-from schemas.policy import PRESETS, LossPolicy
-from train.packs import Pack, ShardedPacks, count_trained_tokens, find_borders, number_tokens
+from schemas.policy import LossPolicy, parse_policy
+from schemas.shard import Packs
+from train.packs import ShardedPacks, count_trained_tokens, find_borders, find_positions
 
-IGNORE = -100
-"""The label of a token that is not trained, as torch's cross entropy and transformers have it."""
+Column = Literal["input_ids", "labels", "position_ids", "cu_seqlens", "loss_weights"]
 
-Policy = npt.NDArray[np.bool_]  # [256], by channel byte
+IGNORED = -100
+"""The label of a token that is not trained, as torch's cross_entropy and transformers have it."""
 
 
 class PackedDataset(Dataset[dict[str, Tensor]]):
-    """The packs of a local data set, by number. An item has the `columns` asked for, where None all that there are:
+    """The packs of a local data set, each a row of T = seq_len tokens with D documents, padding included.
 
-    input_ids     int64[seq_len]
-    labels        int64[seq_len], unshifted: the token itself where the policy trains it, else IGNORE
-    position_ids  int64[seq_len], restarting with each document; padding is a document of its own
-    cu_seqlens    int32[D + 1], the borders of these D documents, 0 ... seq_len
-    loss_weights  float32[seq_len], by which the loss of a label is multiplied, 0 where that is IGNORE;
-                  only in a data set that was built with `loss_weights`
+    input_ids     int64[T]      the documents one after the other, then the padding
+    labels        int64[T]      input_ids where the token is trained, else -100. Not shifted: a token's label is itself
+    position_ids  int64[T]      0, 1, ... in each document; the padding counts as a document
+    cu_seqlens    int32[D + 1]  the borders of the documents, 0 ... T
+    loss_weights  float32[T]    the weight of the token's loss, 0 where it is not trained; where the data set has any
 
-    No document's first token has a label, so none is predicted from the document before it. Raises DatasetError for a
-    data set that cannot be read, ConfigError for an unknown policy or column and for a policy that trains nothing.
+    `loss_policy` is a policy, a preset's name, or terms as YAML. With `holdout` the packs are those of the holdout
+    shards. `columns`: make these alone. Raises DatasetError for a data set that cannot be read, ConfigError for a
+    policy that trains nothing and for columns that are not there. Pickles; a copy opens the shards anew.
     """
 
     def __init__(
@@ -42,82 +46,70 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         path: str,
         loss_policy: str | LossPolicy = "assistant",
         holdout: bool = False,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[Column] | None = None,
     ) -> None:
-        policy = _find_policy(loss_policy)
+        policy = parse_policy(loss_policy, "loss_policy") if isinstance(loss_policy, str) else loss_policy
         self.packs = ShardedPacks(path, holdout)
         self.columns = _choose_columns(columns, self.packs)
-        self._policy = policy.table()
-        if "labels" in self.columns:
+        if {"labels", "loss_weights"} & set(self.columns):
             count_trained_tokens(self.packs.manifest, policy, holdout)
+        self._untrained = ~policy.table()
 
     def __len__(self) -> int:
         return len(self.packs)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Raises IndexError outside of -len ... len - 1, and TypeError for what is no integer, such as a slice."""
-        count = len(self.packs)
-        if not -count <= index(number) < count:
-            raise IndexError(f"pack {number} of a data set of {count} packs")
-        pack = self.packs[index(number) % count]
-        return {column: torch.from_numpy(_COLUMNS[column](pack, self._policy)) for column in self.columns}
+        place, size = index(number), len(self.packs)
+        if not -size <= place < size:
+            raise IndexError(f"pack {place} is not there: the data set has {size} packs")
+        row = _Row(*self.packs.locate(place % size), self._untrained)
+        return {column: getattr(row, column)() for column in self.columns}
 
 
-def _find_policy(loss_policy: str | LossPolicy) -> LossPolicy:
-    if isinstance(loss_policy, LossPolicy):
-        return loss_policy
-    if loss_policy not in PRESETS:
-        raise ConfigError(f"unknown loss_policy {loss_policy!r}; give one of {', '.join(PRESETS)}, or a LossPolicy")
-    return PRESETS[loss_policy]
+class _Row:
+    """The columns of one pack, each made by the method of its name. untrained: bool[256], of channels."""
+
+    def __init__(self, packs: Packs, row: int, untrained: npt.NDArray[np.bool_]) -> None:
+        self._packs, self._row, self._table = packs, row, untrained
+
+    @cached_property
+    def _borders(self) -> npt.NDArray[np.int32]:
+        lengths = self._packs.doc_lengths[self._packs.documents(self._row)]
+        return find_borders(lengths, self._packs.input_ids.shape[1])
+
+    @cached_property
+    def _untrained(self) -> Tensor:
+        """bool[T]"""
+        packs, row = self._packs, self._row
+        untrained = self._table.take(packs.channel[row])
+        untrained[self._borders[:-1]] = True  # no token of its document is before it that could predict it
+        documents = packs.documents(row)
+        untrained[self._borders[documents.stop - documents.start] :] = True  # the padding
+        if packs.weight is not None:
+            untrained |= packs.weight[row] == 0
+        return torch.from_numpy(untrained)
+
+    def input_ids(self) -> Tensor:
+        return torch.from_numpy(self._packs.input_ids[self._row].astype(np.int64))
+
+    def labels(self) -> Tensor:
+        return self.input_ids().masked_fill_(self._untrained, IGNORED)
+
+    def position_ids(self) -> Tensor:
+        return torch.from_numpy(find_positions(self._borders))
+
+    def cu_seqlens(self) -> Tensor:
+        return torch.from_numpy(self._borders)
+
+    def loss_weights(self) -> Tensor:
+        assert self._packs.weight is not None
+        return torch.from_numpy(self._packs.weight[self._row].copy()).masked_fill_(self._untrained, 0.0)
 
 
-def _choose_columns(asked: Sequence[str] | None, packs: ShardedPacks) -> tuple[str, ...]:
-    there = tuple(column for column in _COLUMNS if column != "loss_weights" or packs[0].weight is not None)
-    for column in asked or ():
-        if column not in there:
-            raise ConfigError(f"{packs.path} has no column {column!r}; choose from {', '.join(there)}")
-    return there if asked is None else tuple(asked)
+def collate(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The batch of B rows: each column stacked to [B, T].
 
-
-def _input_ids(pack: Pack, _policy: Policy) -> npt.NDArray[np.int64]:
-    return pack.input_ids.astype(np.int64)
-
-
-def _labels(pack: Pack, policy: Policy) -> npt.NDArray[np.int64]:
-    return np.where(_is_trained(pack, policy), pack.input_ids, np.int64(IGNORE))
-
-
-def _position_ids(pack: Pack, _policy: Policy) -> npt.NDArray[np.int64]:
-    return number_tokens(find_borders(pack.doc_lengths, len(pack.input_ids)))[0]
-
-
-def _cu_seqlens(pack: Pack, _policy: Policy) -> npt.NDArray[np.int32]:
-    return find_borders(pack.doc_lengths, len(pack.input_ids))
-
-
-def _loss_weights(pack: Pack, policy: Policy) -> npt.NDArray[np.float32]:
-    assert pack.weight is not None
-    return np.where(_is_trained(pack, policy), pack.weight, np.float32(0))
-
-
-def _is_trained(pack: Pack, policy: Policy) -> npt.NDArray[np.bool_]:
-    trained = policy.take(pack.channel)
-    trained[int(pack.doc_lengths.sum()) :] = False  # the padding's channel is one that a policy may train
-    return trained
-
-
-_COLUMNS: dict[str, Callable[[Pack, Policy], npt.NDArray[Any]]] = {
-    "input_ids": _input_ids,
-    "labels": _labels,
-    "position_ids": _position_ids,
-    "cu_seqlens": _cu_seqlens,
-    "loss_weights": _loss_weights,
-}
-
-
-def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch of B items, in which all columns are stacked to [B, seq_len], but cu_seqlens: int32, the borders of the
-    documents of all rows laid end to end, 0 ... B * seq_len.
+    cu_seqlens alone is int32[documents of all rows + 1], the borders in the rows laid end to end: 0 ... B * T.
     """
     return {
         column: _join_borders([row[column] for row in rows])
@@ -128,6 +120,15 @@ def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _join_borders(rows: Sequence[Tensor]) -> Tensor:
+    """Of B rows that are equally long."""
     seq_len = int(rows[0][-1])
-    starts = [borders[:-1] + row * seq_len for row, borders in enumerate(rows)]
-    return torch.cat([*starts, rows[-1][-1:] + (len(rows) - 1) * seq_len])
+    return torch.cat([rows[0][:1], *(borders[1:] + number * seq_len for number, borders in enumerate(rows))])
+
+
+def _choose_columns(asked: Sequence[Column] | None, packs: ShardedPacks) -> tuple[Column, ...]:
+    weighted = packs[0].weight is not None
+    there: tuple[Column, ...] = tuple(column for column in get_args(Column) if weighted or column != "loss_weights")
+    missing = [column for column in asked or () if column not in there]
+    if missing:
+        raise ConfigError(f"{packs.path}: columns {missing} are not there; there are {', '.join(there)}")
+    return there if asked is None else tuple(asked)

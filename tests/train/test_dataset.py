@@ -1,4 +1,4 @@
-"""The dataset for other trainers, against a slow reference that looks at one token at a time."""
+"""The data set for other trainers: the same packs, and the same trained tokens, as in our own batches."""
 
 import pickle
 from collections.abc import Callable, Sequence
@@ -8,149 +8,160 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from schemas.errors import ConfigError, DatasetError
-from schemas.policy import PRESETS, LossPolicy
-from train.dataset import IGNORE, PackedDataset, collate
+from schemas.policy import PRESETS, LossPolicy, Term
+from train.batch import Batch, Entry, make_batch
+from train.dataset import IGNORED, PackedDataset, collate
+from train.packs import ShardedPacks
 
 Build = Callable[..., str]
-Dataset = Sequence[Sequence[Any]]
+Packs = Sequence[Sequence[Any]]
 SEQ_LEN, PAD_ID = 16, 49
 
-POLICIES = ["assistant", "all", "last_turn"]
+
+@pytest.fixture(params=[False, True], ids=["plain", "weights"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, build_dataset: Build, unequal_packs: Packs) -> str:
+    return build_dataset(tmp_path, unequal_packs, weights=request.param, packs_per_shard=2)
 
 
-def reference(docs: Sequence[Any], policy: LossPolicy) -> dict[str, list[Any]]:
-    """A pack's columns, token by token."""
-    table = policy.table()
-    item: dict[str, list[Any]] = {
-        name: [] for name in ("input_ids", "labels", "position_ids", "cu_seqlens", "loss_weights")
-    }
-    item["cu_seqlens"].append(0)
-    for doc in docs:
-        for position, (token, byte, weight) in enumerate(zip(doc.ids, doc.channel, doc.weight, strict=True)):
-            trained = bool(table[byte])
-            assert not (trained and position == 0)
-            item["input_ids"].append(token)
-            item["labels"].append(token if trained else IGNORE)
-            item["position_ids"].append(position)
-            item["loss_weights"].append(weight if trained else 0.0)
-        item["cu_seqlens"].append(len(item["input_ids"]))
-    padding = SEQ_LEN - len(item["input_ids"])
-    for name, values in (("input_ids", PAD_ID), ("labels", IGNORE), ("loss_weights", 0.0)):
-        item[name] += [values] * padding
-    item["position_ids"] += range(padding)
-    item["cu_seqlens"] += [SEQ_LEN] * bool(padding)
-    return item
+def our_batch(path: str, numbers: Sequence[int], policy: LossPolicy) -> Batch:
+    packs = ShardedPacks(path)
+    entries = [Entry(packs[number], policy.table(), 0, False) for number in numbers]
+    return make_batch(entries, len(entries), SEQ_LEN, per_document=False)
 
 
-@pytest.fixture
-def path(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> str:
-    return build_dataset(tmp_path / "packed", unequal_packs, weights=True, holdout=unequal_packs[2:4])
+def list_trained(batch: dict[str, Tensor]) -> list[tuple[int, int, float]]:
+    """(place, target, weight) in the flattened batch, by shifting labels as a model's loss does."""
+    labels = torch.nn.functional.pad(batch["labels"], (0, 1), value=IGNORED)[:, 1:].flatten()
+    weights = batch.get("loss_weights", (batch["labels"] != IGNORED).float())
+    weights = torch.nn.functional.pad(weights, (0, 1))[:, 1:].flatten()
+    places = (labels != IGNORED).nonzero()[:, 0]
+    return list(zip(places.tolist(), labels[places].tolist(), weights[places].tolist(), strict=True))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_items_are_those_of_the_reference(path: str, unequal_packs: Dataset, policy: str) -> None:
-    dataset = PackedDataset(path, policy)
-    assert len(dataset) == 5
+@pytest.mark.parametrize("preset", ["assistant", "all", "last_turn"])
+def test_a_batch_is_that_of_our_trainer(path: str, preset: str) -> None:
+    numbers = [4, 0, 2, 3]
+    dataset = PackedDataset(path, loss_policy=preset)
+    batch, ours = collate([dataset[number] for number in numbers]), our_batch(path, numbers, PRESETS[preset])
+    assert torch.equal(batch["input_ids"], ours.input_ids)
+    assert torch.equal(batch["position_ids"], ours.position_ids)
+    assert batch["cu_seqlens"].tolist() == ours.cu_seqlens.unique_consecutive().tolist()
+    columns = (ours.places, ours.targets, ours.weights)
+    expected = list(zip(*(column.tolist() for column in columns), strict=True))
+    assert list_trained(batch) == expected
+    assert len(expected) > 10
+
+
+def test_a_row_is_what_the_documents_say(path: str, unequal_packs: Packs) -> None:
+    """Token by token, from what was written."""
+    dataset = PackedDataset(path)
+    trained = 0
     for number, docs in enumerate(unequal_packs):
-        item, expected = dataset[number], reference(docs, PRESETS[policy])
-        assert {name: values.tolist() for name, values in item.items()} == expected
-        dtypes = {"cu_seqlens": torch.int32, "loss_weights": torch.float32}
-        assert all(values.dtype == dtypes.get(name, torch.int64) for name, values in item.items())
-    assert sum((item["labels"] != IGNORE).sum() for item in dataset) == {"all": 68 - 9}.get(policy, 20)
+        row, places = dataset[number], range(SEQ_LEN)
+        tokens = [(doc, place) for doc in docs for place in range(len(doc.ids))]
+        padding = SEQ_LEN - len(tokens)
+        labels = [doc.ids[place] if doc.channel[place] & 7 == 3 and place else IGNORED for doc, place in tokens]
+        assert row["input_ids"].tolist() == [doc.ids[place] for doc, place in tokens] + [PAD_ID] * padding
+        assert row["labels"].tolist() == labels + [IGNORED] * padding
+        assert row["position_ids"].tolist() == [place for _, place in tokens] + list(range(padding))
+        borders = row["cu_seqlens"].tolist()
+        assert borders == [place for place in places if row["position_ids"][place] == 0] + [SEQ_LEN]
+        if "loss_weights" in row:
+            weights = [doc.weight[place] for doc, place in tokens] + [0.0] * padding
+            expected = [w if row["labels"][place] != IGNORED else 0.0 for place, w in enumerate(weights)]
+            assert row["loss_weights"].tolist() == expected
+        trained += sum(label != IGNORED for label in labels)
+    assert trained == 4 + 2 + 8 + 1 + 2 + 3
 
 
-def test_a_pack_without_padding_is_among_them(unequal_packs: Dataset) -> None:
-    lengths = [sum(len(doc.ids) for doc in pack) for pack in unequal_packs]
-    assert min(lengths) < max(lengths) == SEQ_LEN
+def test_kinds_and_shapes(path: str) -> None:
+    row = PackedDataset(path)[0]
+    kinds = {name: column.dtype for name, column in row.items()}
+    whole = dict.fromkeys(("input_ids", "labels", "position_ids"), torch.int64)
+    weights = {"loss_weights": torch.float32} if "loss_weights" in row else {}
+    assert kinds == {**whole, "cu_seqlens": torch.int32, **weights}
+    assert all(column.shape == (SEQ_LEN,) for name, column in row.items() if name != "cu_seqlens")
 
 
-def test_a_policy_of_ones_own(path: str) -> None:
-    assert torch.equal(PackedDataset(path, PRESETS["all"])[2]["labels"], PackedDataset(path, "all")[2]["labels"])
+def test_a_token_that_weighs_nothing_is_not_trained(tmp_path: Path, build_dataset: Build, doc_type: Any) -> None:
+    document = doc_type([1, 2, 3, 4], [2 | 8, 3 | 8, 3 | 8, 3 | 8], [1.0, 0.5, 0.0, 2.0])
+    row = PackedDataset(build_dataset(tmp_path, [[document]], weights=True))[0]
+    assert row["labels"][:4].tolist() == [IGNORED, 2, IGNORED, 4]
+    assert row["loss_weights"][:4].tolist() == [0.0, 0.5, 0.0, 2.0]
 
 
-def test_the_holdout_and_its_policy(path: str, unequal_packs: Dataset) -> None:
-    holdout = PackedDataset(path, holdout=True)
-    assert len(holdout) == 2
-    assert holdout[0]["input_ids"].tolist() == reference(unequal_packs[2], PRESETS["assistant"])["input_ids"]
-
-
-def test_only_the_columns_asked_for(path: str, tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
-    whole, ids = PackedDataset(path), PackedDataset(path, columns=["input_ids"])
-    assert list(ids[1]) == ["input_ids"]
-    assert torch.equal(ids[1]["input_ids"], whole[1]["input_ids"])
-    PackedDataset(path, "text", columns=["input_ids", "position_ids"])  # a policy matters to labels alone
-    plain = build_dataset(tmp_path / "plain", unequal_packs)
-    assert "loss_weights" not in PackedDataset(plain)[0]
-    with pytest.raises(ConfigError, match="has no column 'loss_weights'; choose from input_ids, labels, "):
-        PackedDataset(plain, columns=["loss_weights"])
-    with pytest.raises(ConfigError, match="has no column 'ids'"):
-        PackedDataset(path, columns=["ids"])
-
-
-def test_policies_that_cannot_be_used(path: str) -> None:
-    with pytest.raises(ConfigError, match="unknown loss_policy 'asistant'; give one of assistant, all,"):
-        PackedDataset(path, "asistant")
-    with pytest.raises(ConfigError, match="trains none of the data set's 68 tokens"):
-        PackedDataset(path, "text")
-    with pytest.raises(DatasetError, match=r"manifest\.json does not exist"):
-        PackedDataset(f"{path}/elsewhere")
-
-
-def test_indices_are_those_of_a_list(path: str) -> None:
+def test_a_row_is_ones_own_to_change(path: str) -> None:
     dataset = PackedDataset(path)
-    last = dataset[4]["input_ids"]
-    assert torch.equal(dataset[-1]["input_ids"], last)
-    assert torch.equal(dataset[np.int64(-1)]["input_ids"], last)
-    assert torch.equal(Subset(dataset, range(3, 5))[1]["input_ids"], last)
-    assert len(list(dataset)) == 5
-    for outside in (5, -6, 2**40):
-        with pytest.raises(IndexError, match="of a data set of 5 packs"):
+    before = dataset[0]["input_ids"].clone()
+    for column in dataset[0].values():
+        column.zero_()
+    assert torch.equal(dataset[0]["input_ids"], before)
+
+
+def test_indices_are_those_of_a_sequence(path: str) -> None:
+    dataset = PackedDataset(path)
+    assert len(dataset) == 5
+    for last in (-1, np.int64(4), torch.tensor(4)):
+        assert torch.equal(dataset[last]["input_ids"], dataset[4]["input_ids"])  # type: ignore[index]
+    assert torch.equal(dataset[-5]["input_ids"], dataset[0]["input_ids"])
+    for outside in (5, -6):
+        with pytest.raises(IndexError, match="has 5 packs"):
             dataset[outside]
-    for other in (slice(0, 2), 1.0, "1"):
-        with pytest.raises(TypeError):
-            dataset[other]  # type: ignore[index]
+    with pytest.raises(TypeError):
+        dataset[0:2]  # type: ignore[index]
+    assert sum(1 for _ in dataset) == 5  # type: ignore[attr-defined]
 
 
-def test_items_are_ones_own_to_change(path: str) -> None:
+def test_columns_can_be_chosen(path: str) -> None:
+    assert list(PackedDataset(path, columns=["position_ids", "input_ids"])[1]) == ["position_ids", "input_ids"]
+    with pytest.raises(ConfigError, match=r"columns \['ids'\] are not there; there are input_ids, labels"):
+        PackedDataset(path, columns=["ids"])  # type: ignore[list-item]
+
+
+def test_weights_cannot_be_asked_for_where_there_are_none(
+    tmp_path: Path, build_dataset: Build, unequal_packs: Packs
+) -> None:
+    with pytest.raises(ConfigError, match="loss_weights"):
+        PackedDataset(build_dataset(tmp_path, unequal_packs), columns=["loss_weights"])
+
+
+def test_policies(path: str) -> None:
+    users = "[{roles: [user]}]"
+    policy = LossPolicy(terms=(Term(roles=("user",)),))
+    rows = [PackedDataset(path, loss_policy=given)[1]["labels"] for given in (users, policy)]
+    assert torch.equal(*rows)
+    assert (rows[0] != IGNORED).sum() == 15
+    with pytest.raises(ConfigError, match="loss_policy 'asistant': unknown loss policy"):
+        PackedDataset(path, loss_policy="asistant")
+    with pytest.raises(ConfigError, match="trains none"):
+        PackedDataset(path, loss_policy="text")
+    assert list(PackedDataset(path, loss_policy="text", columns=["input_ids"])[0]) == ["input_ids"]
+
+
+def test_the_holdout_is_asked_for(path: str) -> None:
+    with pytest.raises(DatasetError, match="has no holdout"):
+        PackedDataset(path, holdout=True)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_the_same(path: str, context: str) -> None:
     dataset = PackedDataset(path)
-    before = dataset[0]
-    for values in dataset[0].values():
-        values.zero_()
-    assert all(torch.equal(values, before[name]) for name, values in dataset[0].items())
+    alone = list(DataLoader(dataset, batch_size=2, collate_fn=collate))
+    shared = list(DataLoader(dataset, batch_size=2, collate_fn=collate, num_workers=2, multiprocessing_context=context))
+    assert len(alone) == len(shared) == 3
+    for one, other in zip(alone, shared, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_batches_are_rows_and_the_borders_of_rows_laid_end_to_end(path: str) -> None:
-    dataset = PackedDataset(path)
-    rows = [dataset[number] for number in (2, 0, 4)]
-    batch = collate(rows)
-    assert list(batch) == list(rows[0])
-    for name in set(batch) - {"cu_seqlens"}:
-        assert batch[name].shape == (3, SEQ_LEN)
-        assert all(torch.equal(batch[name][index], row[name]) for index, row in enumerate(rows))
-    assert batch["cu_seqlens"].dtype == torch.int32
-    starts = (batch["position_ids"].flatten() == 0).nonzero().flatten().tolist()
-    assert batch["cu_seqlens"].tolist() == [*starts, 3 * SEQ_LEN]
-    assert torch.equal(collate(rows[:1])["cu_seqlens"], rows[0]["cu_seqlens"])
-
-
-def test_it_is_its_path_when_pickled(path: str) -> None:
-    dataset = PackedDataset(path, "all", holdout=True, columns=["labels"])
-    dataset[0]
-    other = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(other[1]["labels"], dataset[1]["labels"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_load_the_same_batches(path: str, method: str) -> None:
-    dataset = PackedDataset(path)
-    dataset[0]
-    expected = list(DataLoader(dataset, batch_size=2, collate_fn=collate))
-    loader = DataLoader(dataset, batch_size=2, collate_fn=collate, num_workers=2, multiprocessing_context=method)
-    found = list(loader)
-    assert len(found) == 3
-    for batch, other in zip(expected, found, strict=True):
-        assert all(torch.equal(batch[name], other[name]) for name in batch)
+def test_a_pickle_is_small(path: str) -> None:
+    dataset = PackedDataset(path, loss_policy="all")
+    content = pickle.dumps(dataset)
+    copy = pickle.loads(content)
+    assert len(content) < 2000
+    assert copy[3].keys() == dataset[3].keys()
+    assert torch.equal(copy[3]["labels"], dataset[3]["labels"])
