@@ -22,6 +22,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     from schemas.errors import ConfigError, DatasetError
 
     try:
-        return _run(arguments)
+        _run(arguments)
     except ModuleNotFoundError as error:
         print(f"packline-train: {error}; install the trainer's needs: pip install 'packline[train]'", file=sys.stderr)
         return 1
@@ -38,15 +39,17 @@ def main() -> int:
         return 2
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> NoReturn:
     from schemas.settings import load_settings
     from train.config import TrainConfig
 
     config = load_settings(TrainConfig, arguments.config, arguments.set)
+    from train.parallel import end_process
+
     if arguments.mode == "doctor":
         from train.doctor import examine
 
-        return 0 if examine(config) else 1
+        end_process(0 if examine(config) else 1)
     from train.loop import train
     from train.nonfinite import NonFiniteStep
 
@@ -54,8 +57,8 @@ def _run(arguments: argparse.Namespace) -> int:
         train(config, arguments.mode)
     except NonFiniteStep as error:
         print(f"packline-train: {_rank()}{error}", file=sys.stderr)
-        return 1
-    return 0
+        end_process(1)
+    end_process(0)
 
 
 def _rank() -> str:

@@ -16,7 +16,7 @@ from train.attention import choose_kernel
 from train.config import TrainConfig
 from train.loop import make_model
 from train.mixture import PackRef
-from train.parallel import World, dtypes_of, join_world
+from train.parallel import World, dtypes_of, end_process, join_world
 from train.plan import make_feeder, plan_run
 from train.step import accumulate_gradients, count_step
 
@@ -49,6 +49,7 @@ def main() -> None:
             result = run_case(case, world)
             if world.rank == 0:
                 torch.save(result, output / f"{name}.pt")
+    end_process(0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from train.attention import isolate
 from train.loss import Trained
 from train.model import Decoder
 from train.model_folder import read_architecture
+from train.parallel import end_process
 from train.weights import initialise, load_weights, stream_full
 
 
@@ -86,6 +87,7 @@ def main() -> None:
         (output / "facts.json").write_text(json.dumps(facts))
     dist.barrier()
     dist.destroy_process_group()
+    end_process(0)
 
 
 if __name__ == "__main__":
