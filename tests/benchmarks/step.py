@@ -1,6 +1,6 @@
 """Tokens a second of our step against the model of transformers with the same weights, on the same packs, in one run.
 
-A step is forward, loss, backward and AdamW, in float32 on one core, both sides with SDPA. Packs are of chats: many
+A step is forward, loss, backward and AdamW, in float32 on one core, with the attention that each takes by itself on a CPU. Packs are of chats: many
 short documents and a few long ones, about two tokens in five trained. The two sides take turns; seconds are of
 processor time, since others may share the machine. transformers computes the logits of all places, as its users do.
 Run from the checkout: `python tests/benchmarks/step.py`.
@@ -76,7 +76,7 @@ def packs(rng: np.random.Generator, rows: int, seq_len: int, vocab_size: int) ->
 
 
 def our_loss(model: Decoder, packed: Packed) -> Tensor:
-    isolation = isolate(packed.document_ids, borders(packed.position_ids), "sdpa")
+    isolation = isolate(packed.document_ids, borders(packed.position_ids), "varlen")
     places = packed.trained.flatten().nonzero()[:, 0] - 1  # what is trained never begins a document
     targets = packed.input_ids.flatten()[places + 1]
     weights = torch.full((len(places),), 1 / len(places), dtype=torch.float64)
