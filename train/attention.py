@@ -60,6 +60,8 @@ def block_causal_mask(document_ids: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, isolation: Isolation) -> Tensor:
     """[B, heads, seq_len, head_dim] in and out; key and value may have fewer heads, each serving a group of queries."""
     if isinstance(isolation, Tensor):
+        if query.device.type != "cpu":  # with groups and a mask, torch would fall back to a kernel of seq_len^2 memory
+            key, value = (repeat_heads(heads, query.shape[1], dim=1) for heads in (key, value))
         return scaled_dot_product_attention(query, key, value, attn_mask=isolation, enable_gqa=True)
     rows, heads, seq_len, head_dim = query.shape
     flat_query, flat_key, flat_value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
@@ -82,6 +84,12 @@ def document_by_document(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: 
     return torch.cat(seen, dim=2).squeeze(0).transpose(0, 1)
 
 
+def repeat_heads(x: Tensor, heads: int, dim: int) -> Tensor:
+    """As many heads as the query has, each for the queries of its group."""
+    group = heads // x.shape[dim]
+    return x if group == 1 else x.repeat_interleave(group, dim=dim)
+
+
 def adapt_varlen(function: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
     """torch's varlen_attn, of whichever version, as a causal function of (query, key, value, cu_seqlens, longest).
 
@@ -95,9 +103,8 @@ def adapt_varlen(function: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tens
         options["enable_gqa"] = True
 
     def call(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
-        group = 1 if grouped else query.shape[1] // key.shape[1]
-        if group > 1:
-            key, value = (heads.repeat_interleave(group, dim=1) for heads in (key, value))
+        if not grouped:
+            key, value = (repeat_heads(heads, query.shape[1], dim=1) for heads in (key, value))
         seen: Tensor = function(query, key, value, cu_seqlens, cu_seqlens, longest, longest, **options)
         return seen
 

@@ -13,7 +13,13 @@ from typing import Any, Literal
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
@@ -23,6 +29,7 @@ from train.architecture import Architecture
 
 FOLDER = "checkpoints"
 RUN = "run.json"
+SETTINGS = ("lr", "betas", "weight_decay")
 
 
 class RunState(BaseModel):
@@ -36,13 +43,20 @@ class RunState(BaseModel):
     taken: tuple[int, ...]  # packs of each data set
     data: str  # the fingerprint of what the order of packs depends on
     packs_per_step: int
+    loss: str  # the fingerprint of policies and normalization
     architecture: Architecture
     master_dtype: str
 
 
 def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: Optimizer, keep: int) -> Path:
-    """Every rank must call it. Returns when the checkpoint is complete; older ones than the newest `keep` go."""
+    """Every rank must call it. Returns when the checkpoint is complete; older ones than the newest `keep` go.
+
+    A step that has one already, as after a resume, is not saved again. Raises ConfigError where ranks do not write
+    into the same folder.
+    """
     final = output / FOLDER / f"step-{state.step:08d}"
+    if final in list_checkpoints(output):
+        return final
     temporary = final.with_name(f".{final.name}.tmp")
     if dist.get_rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -50,14 +64,30 @@ def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: 
     dist.barrier()
     save(_tensors(model, optimizer), checkpoint_id=temporary)
     if dist.get_rank() == 0:
+        _check_all_wrote(temporary)
         (temporary / RUN).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _sync(temporary)
-        shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         for old in list_checkpoints(output)[:-keep]:
-            shutil.rmtree(old)
+            _remove(old)
     dist.barrier()
     return final
+
+
+def _check_all_wrote(folder: Path) -> None:
+    named = {entry.relative_path for entry in FileSystemReader(folder).read_metadata().storage_data.values()}
+    if missing := sorted(name for name in named if not (folder / name).exists()):
+        raise ConfigError(
+            f"{folder} lacks {missing[0]} ({len(missing)} of {len(named)} files), which another rank wrote elsewhere; "
+            "output must be a file system that all nodes share"
+        )
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under another name first: what is half removed is no checkpoint."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.old")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def list_checkpoints(output: Path) -> list[Path]:
@@ -81,6 +111,7 @@ def check_same_run(checkpoint: Path, found: RunState, expected: RunState) -> Non
     named = {
         "data": "other data: the data sets, their weights, `seed` and `shuffle_shards` must be those of the run",
         "packs_per_step": "another packs_per_step",
+        "loss": "another loss: `loss_policy` or `loss_normalization`",
         "architecture": "another model",
         "master_dtype": "another master_dtype",
     }
@@ -94,10 +125,23 @@ def check_same_run(checkpoint: Path, found: RunState, expected: RunState) -> Non
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Into the model and the optimizer in place; every rank must call it. The number of ranks may be another."""
+    """Into the model and the optimizer in place; every rank must call it. The number of ranks may be another.
+
+    Learning rate, weight decay and betas stay those of the optimizer, that is, of the config.
+    """
+    settings = [{name: group[name] for name in SETTINGS} for group in optimizer.param_groups]
     tensors = _tensors(model, optimizer)
     load(tensors, checkpoint_id=checkpoint)
     set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def load_model(checkpoint: Path, model: nn.Module) -> None:
+    """Its weights alone, as load_checkpoint does."""
+    tensors = {"model": get_model_state_dict(model)}
+    load(tensors, checkpoint_id=checkpoint)
+    set_model_state_dict(model, tensors["model"])
 
 
 def _tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

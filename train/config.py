@@ -96,12 +96,12 @@ class TrainConfig(Section):
     shuffle_shards: PositiveInt | None = Field(
         default=None, description="packs are shuffled within windows of so many shards; null: over all shards"
     )
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     decay_steps: int = Field(default=0, ge=0, description="wsd alone: the last steps, in which the rate falls")
     final_learning_rate: float = Field(default=0.0, ge=0, description="what linear, cosine and wsd end at")
-    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     clip_norm: float | None = Field(default=1.0, gt=0, description="null: gradients are not clipped")
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -122,6 +122,18 @@ class TrainConfig(Section):
     )
     log_every: PositiveInt = 1
     loss_by_source: bool = Field(default=False, description="write the loss of every source into metrics.jsonl")
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "TrainConfig":
+        if (self.schedule == "wsd") != (self.decay_steps > 0):
+            raise ValueError(
+                f"schedule {self.schedule} with decay_steps {self.decay_steps}: wsd needs them, no other has them"
+            )
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate {self.final_learning_rate} is above learning_rate {self.learning_rate}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> "TrainConfig":

@@ -51,7 +51,7 @@ def examine(config: TrainConfig) -> bool:
         for dataset, entry in zip(plan.datasets, config.datasets, strict=True):
             for number in _packs_with_documents(dataset):
                 world.say(f"{entry.path}, pack {number}")
-                for finding in patient.look_at(dataset[number]):
+                for finding in patient.look_at(replace(dataset[number], weight=None)):
                     world.say(f"  {finding}")
                     findings.append(finding)
         if not findings:
@@ -132,7 +132,6 @@ def _alone(pack: Pack, document: int) -> Pack:
         channel=channel,
         doc_lengths=pack.doc_lengths[document : document + 1],
         doc_source=pack.doc_source[document : document + 1],
-        weight=None,
     )
 
 

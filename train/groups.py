@@ -39,8 +39,12 @@ class Groups:
         if not self.by_source:
             return {}
         sources = [f"{name}: {source}" for name, own in zip(self.names, self.sources, strict=True) for source in own]
-        totals = zip(sums.tolist(), weights.tolist(), strict=True)
-        return {source: LossSum(*total) for source, total in zip(sources, totals, strict=True) if total[1]}
+        told: dict[str, LossSum] = {}
+        for source, loss, weight in zip(sources, sums.tolist(), weights.tolist(), strict=True):
+            if weight:  # a source may be there twice, with two transforms
+                before = told.get(source, LossSum(0.0, 0.0))
+                told[source] = LossSum(before.loss + loss, before.weight + weight)
+        return told
 
 
 def group_losses(configs: Sequence[DatasetConfig], datasets: Sequence[ShardedPacks], by_source: bool) -> Groups:
@@ -50,7 +54,8 @@ def group_losses(configs: Sequence[DatasetConfig], datasets: Sequence[ShardedPac
 
 def name_datasets(configs: Sequence[DatasetConfig]) -> list[str]:
     """The last part of each path, or the whole where that is not enough to tell them apart."""
-    short = [config.path.rstrip("/").rpartition("/")[2] for config in configs]
-    names = short if len(set(short)) == len(short) else [config.path for config in configs]
-    marked = [f"{name} (holdout)" if config.holdout else name for name, config in zip(names, configs, strict=True)]
-    return marked if len(set(marked)) == len(marked) else [f"{name} #{index}" for index, name in enumerate(marked)]
+    marks = [" (holdout)" if config.holdout else "" for config in configs]
+    whole = [f"{config.path}{mark}" for config, mark in zip(configs, marks, strict=True)]
+    short = [f"{config.path.rstrip('/').rpartition('/')[2]}{mark}" for config, mark in zip(configs, marks, strict=True)]
+    numbered = [f"{name} #{index}" for index, name in enumerate(short)]
+    return next(names for names in (short, whole, numbered) if len(set(names)) == len(names))

@@ -1,15 +1,16 @@
 """A training run, from the plan to the exported model. Every rank runs all of it; rank 0 alone prints and writes."""
 
+import math
 from dataclasses import dataclass
 from time import monotonic
 
 import torch
 from torch.optim import Optimizer
 
-from schemas.store import dataset_folder
+from schemas.errors import ConfigError
 from train.architecture import Architecture
 from train.attention import Kernel, choose_kernel
-from train.checkpoint import RunState, load_checkpoint, save_checkpoint
+from train.checkpoint import RunState, load_checkpoint, load_model, save_checkpoint
 from train.config import ModelFolder, TrainConfig
 from train.display import make_display
 from train.export import export
@@ -18,7 +19,7 @@ from train.flops import device_peak_flops, step_flops
 from train.groups import Groups
 from train.metrics import MetricsLog, StepMetrics, peak_memory
 from train.model import Decoder
-from train.nonfinite import check_finite
+from train.nonfinite import stop_nonfinite
 from train.optim import clip_gradients, make_optimizer, update
 from train.packs import count_trained_tokens
 from train.parallel import World, dtypes_of, join_world, parallelize, use_deterministic_kernels
@@ -34,10 +35,16 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
     """Train, save and export. What is wrong with config, model or data is raised before the ranks meet."""
     plan = plan_run(config, mode)
     with join_world() as world, stop_on_signals() as stop:
+        if mode == "export":
+            model = make_model(config, plan.architecture, world, empty=True)
+            assert plan.checkpoint is not None
+            load_model(plan.checkpoint, model)
+            export_model(plan, model, world)
+            return
         run = start_run(plan, world, stop)
         introduce(run)
-        if mode == "export" or run_steps(run):
-            export_run(run)
+        if run_steps(run):
+            export_model(plan, run.model, world)
 
 
 @dataclass(slots=True)
@@ -79,13 +86,24 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     config = plan.config
     use_deterministic_kernels(config.deterministic)
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
-    model = make_model(config, plan.architecture, world)
+    check_ranks_agree(plan, world)
+    model = make_model(config, plan.architecture, world, empty=plan.checkpoint is not None)
     optimizer = make_optimizer(model, config)
     if plan.checkpoint:
         load_checkpoint(plan.checkpoint, model, optimizer)
     groups = make_groups(plan, config.datasets, plan.datasets)
     log = open_log(plan, world) if world.rank == 0 else None
     return Run(plan, world, model, optimizer, kernel, groups, make_validation(plan, world), log, stop, plan.state)
+
+
+def check_ranks_agree(plan: Plan, world: World) -> None:
+    """Raises ConfigError where ranks go on from different steps."""
+    steps = world.sum([plan.state.step * (rank == world.rank) for rank in range(world.ranks)])
+    if len(set(steps)) > 1:
+        raise ConfigError(
+            f"ranks would go on after different steps ({min(steps):.0f} to {max(steps):.0f}): they see different "
+            f"folders at {plan.config.output}; output must be a file system that all nodes share"
+        )
 
 
 def open_log(plan: Plan, world: World) -> MetricsLog:
@@ -101,12 +119,14 @@ def open_log(plan: Plan, world: World) -> MetricsLog:
     )
 
 
-def make_model(config: TrainConfig, architecture: Architecture, world: World) -> Decoder:
-    """The same weights on any number of ranks; none of them ever holds the whole model."""
+def make_model(config: TrainConfig, architecture: Architecture, world: World, *, empty: bool = False) -> Decoder:
+    """The same weights on any number of ranks; none of them ever holds the whole model. empty: a checkpoint follows."""
     with torch.device("meta"):
         model = Decoder(architecture).to(dtypes_of(config)[1])
     parallelize(model, config, world.mesh)
     model.to_empty(device=world.device)
+    if empty:
+        return model
     if isinstance(config.model, ModelFolder) and config.model.weights == "pretrained":
         load_weights(model, config.model.path)
     else:
@@ -118,7 +138,7 @@ def run_steps(run: Run) -> bool:
     """Whether all steps are done; a signal stops the run before, which then is saved."""
     config, checkpoints = run.plan.config, run.plan.config.checkpoints
     feeder = make_feeder(run.plan, run.world, config.datasets, run.plan.datasets)
-    steps = feed_steps(feeder, run.plan.mixture, run.state.taken, run.plan.sizes[run.state.step :])
+    steps = feed_steps(feeder, run.plan.mixture, run.state.taken, run.plan.sizes)
     if run.state.step == 0:
         measure(run)
     for data, waited in read_ahead(steps):
@@ -136,6 +156,7 @@ def run_steps(run: Run) -> bool:
             measure(run)
         if run.is_due(checkpoints.every):
             save(run)
+    flush_log(run)
     state = run.state
     run.world.say(f"{state.step - state.skipped:,} steps done, {state.skipped:,} skipped for want of a trained token")
     return True
@@ -153,7 +174,9 @@ def take_step(run: Run, data: StepData, count: StepCount) -> StepDone:
     config, step = run.plan.config, run.state.step
     loss = accumulate_gradients(run.model, data.microbatches, count, len(run.groups), run.kernel, run.world)
     grad_norm = clip_gradients(run.model, config.clip_norm)
-    check_finite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
+    if not (math.isfinite(loss.mean) and math.isfinite(grad_norm)):
+        save(run)
+        stop_nonfinite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
     learning_rate = learning_rate_at(step, run.plan.steps, config)
     update(run.optimizer, learning_rate)
     return StepDone(loss, grad_norm, learning_rate)
@@ -190,27 +213,26 @@ def describe_step(
 
 def measure(run: Run) -> None:
     if run.validation:
-        losses = validate(run.model, run.validation, run.kernel, run.world)
-        if run.log:
+        losses = validate(run.model, run.validation, run.kernel, run.stop, run.world)
+        if run.log and losses is not None:
             run.log.validation(run.state.step, losses)
 
 
+def flush_log(run: Run) -> None:
+    if run.log:
+        run.log.flush()
+
+
 def save(run: Run) -> None:
+    """With the log as it will be found after a resume: lines end where checkpoints do."""
     config = run.plan.config
+    flush_log(run)
     folder = save_checkpoint(config.output, run.state, run.model, run.optimizer, config.checkpoints.keep)
     run.world.say(f"checkpoint in {folder}")
 
 
-def export_run(run: Run) -> None:
+def export_model(plan: Plan, model: Decoder, world: World) -> None:
     """Write the model as a Hugging Face folder: OUTPUT/model."""
-    config = run.plan.config
-    dataset = run.plan.datasets[0]
-    export(
-        run.model,
-        config.output / MODEL,
-        dataset=dataset_folder(dataset.path),
-        manifest=dataset.manifest,
-        source=config.model.path if isinstance(config.model, ModelFolder) else None,
-        dtype=getattr(torch, config.export_dtype or config.dtype),
-    )
-    run.world.say(f"model in {config.output / MODEL}")
+    config = plan.config
+    export(model, config.output / MODEL, plan.serving, getattr(torch, config.export_dtype or config.dtype))
+    world.say(f"model in {config.output / MODEL}")

@@ -102,17 +102,23 @@ class MetricsLog:
     def add(self, metrics: StepMetrics) -> None:
         """Called after each step that trained; a skipped one is left out."""
         self._interval.append(metrics)
-        now, step = self._clock(), metrics.step
-        if self._is_due(step):
-            pace_step, pace_time = self._pace_from
-            eta = (now - pace_time) / (step - pace_step) * (self._steps - step)
-            memory, elapsed = self._memory(), now - self._zero
-            line = summarise(self._interval, self._peak_flops, memory=memory, elapsed=elapsed, eta=eta)
-            self._logged, self._interval = step, []
-            self._write("step", asdict(line))
-            self._display.step(line)
+        if self._is_due(metrics.step):
+            self.flush()
         if not self._paced:  # the first step compiles, allocates and warms up: the others tell how long it will take
-            self._pace_from, self._paced = (step, now), True
+            self._pace_from, self._paced = (metrics.step, self._clock()), True
+
+    def flush(self) -> None:
+        """Log what was not yet: the interval ends here."""
+        if not self._interval:
+            return
+        now, step = self._clock(), self._interval[-1].step
+        pace_step, pace_time = self._pace_from
+        eta = (now - pace_time) / (step - pace_step) * (self._steps - step) if step > pace_step else 0.0
+        memory, elapsed = self._memory(), now - self._zero
+        line = summarise(self._interval, self._peak_flops, memory=memory, elapsed=elapsed, eta=eta)
+        self._logged, self._interval = step, []
+        self._write("step", asdict(line))
+        self._display.step(line)
 
     def validation(self, step: int, losses: Mapping[str, LossSum]) -> None:
         """The loss of each validation data set after `step` steps."""

@@ -1,9 +1,9 @@
 """A loss or a gradient that is no finite number: the run stops before it reaches the weights, and names the packs."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from train.config import DatasetConfig
 from train.feed import StepData
@@ -17,7 +17,7 @@ class NonFiniteStep(ValueError):
     """A step whose loss or gradient is NaN or infinite."""
 
 
-def check_finite(
+def stop_nonfinite(
     step: int,
     loss: StepLoss,
     grad_norm: float,
@@ -25,26 +25,29 @@ def check_finite(
     entries: Sequence[DatasetConfig],
     output: Path,
     world: World,
-) -> None:
-    """Raises NonFiniteStep on all ranks alike, after rank 0 has written the step's packs to OUTPUT/nonfinite.json."""
-    if math.isfinite(loss.mean) and math.isfinite(grad_norm):
-        return
-    rows = data.microbatches[0].input_ids.shape[0]
-    suspects = [0.0] * len(data.packs)
-    for number in loss.broken:
-        first = (number * world.ranks + world.rank) * rows
-        suspects[first : first + rows] = [1.0] * len(suspects[first : first + rows])
-    broken = world.sum(suspects)
+) -> NoReturn:
+    """Raises NonFiniteStep, after rank 0 has written the step's packs to OUTPUT/nonfinite.json; every rank must call
+    it."""
+    mine = {row * world.ranks + world.rank for row in loss.broken}  # as train.order.deal has it
+    broken = world.sum([float(number in mine) for number in range(len(data.packs))])
     packs = [
-        {"dataset": entries[ref.dataset].path, "pack": ref.pack, "finite": not bad}
+        {
+            "dataset": entries[ref.dataset].path,
+            "holdout": entries[ref.dataset].holdout,
+            "pack": ref.pack,
+            "finite": not bad,
+        }
         for ref, bad in zip(data.packs, broken, strict=True)
     ]
     if world.rank == 0:
         facts = {"step": step, "loss": str(loss.mean), "grad_norm": str(grad_norm), "packs": packs}
         (output / NONFINITE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    first_bad = next((pack for pack in packs if not pack["finite"]), packs[0])
+    bad = [pack for pack in packs if not pack["finite"]]
+    look = "; the loss itself is finite, so no pack can be told from the others"
+    if bad:
+        holdout = " --holdout" if bad[0]["holdout"] else ""
+        look = f"; look with `packline inspect {bad[0]['dataset']} --pack {bad[0]['pack']}{holdout}`"
     raise NonFiniteStep(
-        f"step {step}: loss {loss.mean}, gradient norm {grad_norm}. The weights of the step before are untouched, and "
-        f"the step's packs are in {output / NONFINITE}; look at one with "
-        f"`packline inspect {first_bad['dataset']} --pack {first_bad['pack']}`"
+        f"step {step}: loss {loss.mean}, gradient norm {grad_norm}. The weights of the step before are saved, and this "
+        f"step's packs are in {output / NONFINITE}{look}"
     )

@@ -2,7 +2,7 @@
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor, nn, zeros_like
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
@@ -17,7 +17,22 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    optimizer = AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    _allocate_state(optimizer)
+    return optimizer
+
+
+def _allocate_state(optimizer: AdamW) -> None:
+    """The state as it is before the first step. Otherwise torch would make it for a checkpoint that comes before that,
+    by a step that counts."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    for state in optimizer.state.values():
+        state["step"].zero_()
 
 
 def clip_gradients(model: nn.Module, clip_norm: float | None) -> float:

@@ -113,7 +113,9 @@ def _shuffle_bits(values: UInt64s, keys: UInt64s, half_bits: UInt64s) -> UInt64s
 
 
 def deal(packs: Sequence[Item], rank: int, ranks: int, packs_per_microbatch: int) -> list[Sequence[Item]]:
-    """One rank's micro-batches of a step. Every rank gets the same number; the last ones may be short or empty."""
-    microbatches = [packs[start : start + packs_per_microbatch] for start in range(0, len(packs), packs_per_microbatch)]
-    missing = -len(microbatches) % ranks
-    return [*microbatches, *[packs[:0]] * missing][rank::ranks]
+    """One rank's micro-batches of a step: of each `ranks` packs it takes one, so no rank has two more than another.
+
+    Every rank gets as many micro-batches; the last ones may be short or empty.
+    """
+    own, most = packs[rank::ranks], -(-len(packs) // ranks)
+    return [own[start : start + packs_per_microbatch] for start in range(0, most, packs_per_microbatch)]

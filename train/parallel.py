@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -79,6 +80,13 @@ def use_deterministic_kernels(wanted: bool) -> None:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(wanted)
+
+
+def reshard(model: nn.Module) -> None:
+    """After a forward pass without a backward pass, which would do it."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def dtypes_of(config: TrainConfig) -> tuple[torch.dtype, torch.dtype]:

@@ -1,6 +1,8 @@
 """What a run will do, known from config, manifests and config.json alone, before any rank or memory is taken."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,7 @@ from train.mixture import Mixture
 from train.model_folder import read_architecture
 from train.packs import ShardedPacks, count_trained_tokens
 from train.parallel import World, dtypes_of
+from train.serving import serving_files
 from train.validate import Validation
 from train.vocabulary import check_same_vocabulary
 
@@ -31,13 +34,15 @@ class Plan:
     datasets: Sequence[ShardedPacks]
     validation: Sequence[ShardedPacks]
     mixture: Mixture
-    sizes: Sequence[int]  # packs of each step; only the last may be short
+    sizes: Sequence[int]  # packs of each step that is to do; only the last may be short
     checkpoint: Path | None  # to go on from
     state: RunState  # that of the checkpoint, or of the start
+    serving: Mapping[str, bytes]  # the files beside the weights of the exported model
 
     @property
     def steps(self) -> int:
-        return len(self.sizes)
+        """Of the whole run."""
+        return self.state.step + len(self.sizes)
 
 
 def plan_run(config: TrainConfig, mode: Mode) -> Plan:
@@ -55,12 +60,24 @@ def plan_run(config: TrainConfig, mode: Mode) -> Plan:
         taken=(0,) * len(datasets),
         data=mixture.fingerprint,
         packs_per_step=config.packs_per_step,
+        loss=_fingerprint_loss(config),
         architecture=architecture,
         master_dtype=str(dtypes_of(config)[1]).removeprefix("torch."),
     )
     checkpoint = _find_checkpoint(config, start, mode)
     state = read_run_state(checkpoint) if checkpoint else start
-    return Plan(config, architecture, datasets, validation, mixture, _step_sizes(config, datasets), checkpoint, state)
+    source = config.model.path if isinstance(config.model, ModelFolder) else None
+    return Plan(
+        config=config,
+        architecture=architecture,
+        datasets=datasets,
+        validation=validation,
+        mixture=mixture,
+        sizes=[] if mode in ("export", "doctor") else _step_sizes(config, datasets, state),
+        checkpoint=checkpoint,
+        state=state,
+        serving=serving_files(architecture, datasets, source, config.export_dtype or config.dtype),
+    )
 
 
 def open_datasets(config: TrainConfig, entries: Sequence[DatasetConfig]) -> list[ShardedPacks]:
@@ -111,17 +128,35 @@ def _find_architecture(config: TrainConfig, datasets: Sequence[ShardedPacks]) ->
     return architecture
 
 
-def _step_sizes(config: TrainConfig, datasets: Sequence[ShardedPacks]) -> Sequence[int]:
-    """As many whole steps as asked for; or what the epochs come to, of which the last step may be short."""
-    if config.steps:
-        return [config.packs_per_step] * config.steps
-    assert config.epochs
-    packs = config.epochs * sum(map(len, datasets))
-    whole, rest = divmod(packs, config.packs_per_step)
-    return [config.packs_per_step] * whole + [rest] * bool(rest)
+def _fingerprint_loss(config: TrainConfig) -> str:
+    """sha256 of what makes tokens' losses the step's."""
+    policies = [config.policy_of(dataset).model_dump() for dataset in config.datasets]
+    content = {"policies": policies, "normalization": config.loss_normalization}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _step_sizes(config: TrainConfig, datasets: Sequence[ShardedPacks], state: RunState) -> Sequence[int]:
+    """As many whole steps as are left; or what is left of the epochs' packs, of which the last step may be short."""
+    if config.epochs:
+        left = config.epochs * sum(map(len, datasets)) - sum(state.taken)
+        whole, rest = divmod(left, config.packs_per_step)
+        sizes = [config.packs_per_step] * whole + [rest] * bool(rest)
+    else:
+        assert config.steps
+        left = config.steps - state.step
+        sizes = [config.packs_per_step] * left
+    if left < 0:
+        asked = f"epochs {config.epochs}" if config.epochs else f"steps {config.steps}"
+        raise ConfigError(
+            f"{config.output} has a checkpoint after step {state.step}, past the end that {asked} asks for; "
+            "give more, or use --export for the model as it is there"
+        )
+    return sizes
 
 
 def _find_checkpoint(config: TrainConfig, start: RunState, mode: Mode) -> Path | None:
+    if config.output.exists() and not config.output.is_dir():
+        raise ConfigError(f"output {config.output} is a file; give a folder with --set output=FOLDER")
     if mode == "doctor":
         return None
     found = list_checkpoints(config.output) if mode != "start" else []
@@ -130,12 +165,19 @@ def _find_checkpoint(config: TrainConfig, start: RunState, mode: Mode) -> Path |
         return found[-1]
     if mode == "export":
         raise ConfigError(f"{config.output / FOLDER} holds no complete checkpoint; train first")
-    _check_output_is_new(config.output, (METRICS, FOLDER, MODEL) if mode == "start" else (MODEL,))
+    _check_output_is_new(config.output, mode)
     return None
 
 
-def _check_output_is_new(output: Path, names: Sequence[str]) -> None:
-    for name in names:
+def _check_output_is_new(output: Path, mode: Mode) -> None:
+    if mode == "resume":
+        if (output / MODEL).exists():
+            raise ConfigError(
+                f"{output / MODEL} is there, but no checkpoint: that run has ended, and cannot go on; "
+                "choose another folder with --set output=FOLDER"
+            )
+        return
+    for name in (METRICS, FOLDER, MODEL):
         if (output / name).exists():
             raise ConfigError(
                 f"output {output} already holds {name} of another run; "

@@ -36,11 +36,11 @@ class StepCount:
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """Sums over all ranks, by group; and which of this rank's micro-batches have a loss that is no finite number."""
+    """Sums over all ranks, by group; and which of this rank's rows have a loss that is no finite number."""
 
     sums: Floats  # [groups], of weight * loss
     weights: Floats  # [groups]
-    broken: list[int]
+    broken: list[int]  # numbers of rows, those of its micro-batches one after the other
 
     @property
     def mean(self) -> float:
@@ -63,13 +63,13 @@ def accumulate_gradients(
     """
     assert count.weight > 0
     sums, weights = torch.zeros((2, groups), dtype=torch.float64, device=world.device)
-    shares = []
+    rows = []
     for batch in (microbatch.to(world.device) for microbatch in microbatches):
         share, losses = run_model(model, batch, kernel, count.weight)
         share.backward()  # type: ignore[no-untyped-call]
         add_losses(sums, weights, batch, losses)
-        shares.append(share.detach())
-    broken = (~torch.stack(shares).isfinite()).nonzero().flatten().tolist()  # a look at the device, once a step
+        rows.append(add_up_rows(batch, losses))
+    broken = (~torch.cat(rows).isfinite()).nonzero().flatten().tolist()  # a look at the device, once a step
     return sum_losses(sums, weights, broken, world)
 
 
@@ -85,6 +85,13 @@ def add_losses(sums: Tensor, weights: Tensor, batch: Batch, losses: Tensor) -> N
     """Add a batch's weighted losses, and the weights, to those of their groups; float64[groups] each."""
     sums.index_add_(0, batch.groups, losses.double() * batch.weights)
     weights.index_add_(0, batch.groups, batch.weights)
+
+
+def add_up_rows(batch: Batch, losses: Tensor) -> Tensor:
+    """float64[B]: the losses of each row."""
+    rows, seq_len = batch.input_ids.shape
+    sums = torch.zeros(rows, dtype=torch.float64, device=losses.device)
+    return sums.index_add_(0, batch.places // seq_len, losses.double())
 
 
 def sum_losses(sums: Tensor, weights: Tensor, broken: list[int], world: World) -> StepLoss:

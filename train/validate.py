@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from train.attention import Kernel
 from train.batch import Batch
@@ -14,7 +13,8 @@ from train.groups import Groups
 from train.metrics import LossSum
 from train.mixture import PackRef
 from train.order import PackOrder
-from train.parallel import World
+from train.parallel import World, reshard
+from train.signals import StopFlag
 from train.step import add_losses, run_model, sum_losses
 
 
@@ -38,14 +38,20 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, validation: Validation, kernel: Kernel, world: World) -> dict[str, LossSum]:
-    """The loss of each data set, by name. Every rank must call it."""
+def validate(
+    model: nn.Module, validation: Validation, kernel: Kernel, stop: StopFlag, world: World
+) -> dict[str, LossSum] | None:
+    """The loss of each data set, by name; None where a signal came meanwhile. Every rank must call it."""
     sums, weights = torch.zeros((2, len(validation.groups)), dtype=torch.float64, device=world.device)
+    stopped = False
     for batch in (own.to(world.device) for own in validation.batches()):
+        stopped = world.sum([float(bool(stop))])[0] > 0
+        if stopped:
+            break
         _, losses = run_model(model, batch, kernel, divisor=1.0)
         add_losses(sums, weights, batch, losses)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # only a backward pass does it by itself
+    reshard(model)
+    if stopped:
+        return None
     total = sum_losses(sums, weights, [], world)
     return validation.groups.by_dataset(total.sums, total.weights)

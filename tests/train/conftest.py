@@ -156,6 +156,8 @@ def build_dataset(
         apart = build_shard(folder, "shards/holdout.arrow", holdout, weights, seq_len, recipe_id)
         channels = build_manifest(holdout, [apart], seq_len).channels.total
         manifest = manifest.model_copy(update={"holdout": Holdout(share=0.1, shards=[apart], channels=channels)})
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
     (folder / MANIFEST).write_bytes(manifest.encode())
     return str(folder)
 

@@ -12,6 +12,7 @@ from hugging_face_models import FAMILIES, LLAMA3_SCALING, make_model, save_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from schemas.errors import ConfigError, DatasetError
 from schemas.golden import GOLDEN, decode_golden
 from schemas.manifest import Manifest, load_manifest
 from schemas.store import Folder
@@ -21,6 +22,8 @@ from train.attention import isolate
 from train.export import export, plan_files
 from train.model import Decoder
 from train.model_folder import read_architecture
+from train.packs import ShardedPacks
+from train.serving import serving_files
 from train.weights import initialise, load_weights
 
 pytestmark = pytest.mark.slow
@@ -51,8 +54,13 @@ def manifest_of(dataset: Path) -> Manifest:
 def export_folder(source: Path, dataset: Path, output: Path, dtype: torch.dtype = torch.float32) -> Path:
     model = Decoder(check_fit(read_architecture(source), manifest_of(dataset), str(dataset)))
     load_weights(model, source)
-    export(model, output, dataset=Folder(str(dataset)), manifest=manifest_of(dataset), source=source, dtype=dtype)
+    write_model(model, dataset, source, output, dtype)
     return output
+
+
+def write_model(model: Decoder, dataset: Path, source: Path | None, output: Path, dtype: torch.dtype) -> None:
+    name = str(dtype).removeprefix("torch.")
+    export(model, output, serving_files(model.architecture, [ShardedPacks(str(dataset))], source, name), dtype)
 
 
 def read(path: Path) -> Any:
@@ -94,7 +102,7 @@ def test_a_model_made_from_dimensions_gets_a_config_of_its_family(family: str, c
         for parameter in model.parameters():
             parameter.add_(torch.empty_like(parameter).normal_(std=0.1))
     output = tmp_path / "exported"
-    export(model, output, dataset=Folder(str(chats)), manifest=manifest_of(chats), source=None, dtype=torch.float32)
+    write_model(model, chats, None, output, torch.float32)
     assert AutoConfig.from_pretrained(output).max_position_embeddings == 512
     assert read_architecture(output) == model.architecture.model_copy(update={"max_position_embeddings": 512})
     input_ids = torch.arange(50)[None] * 11 % 1243
@@ -166,6 +174,43 @@ def test_text_without_a_template_stops_at_the_tokenizers_end(tmp_path: Path) -> 
     model = save_model(make_model("mistral", vocab_size=MODEL_VOCAB_SIZE, eos_token_id=2), tmp_path / "source")
     exported = export_folder(model, dataset, tmp_path / "exported")
     assert read(exported / "generation_config.json")["eos_token_id"] == [2, IM_END]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built with the tokenizer and the template of the chats."""
+    source = "[{path: examples/notes.txt, transform: {type: text}}]"
+    return build(tmp_path_factory.mktemp("texts") / "data", sources=source)
+
+
+def with_template(dataset: Path, output: Path, sha256: str | None) -> Path:
+    shutil.copytree(dataset, output)
+    facts = sha256 and manifest_of(dataset).chat_template.model_copy(update={"sha256": sha256})  # type: ignore[union-attr]
+    manifest = manifest_of(dataset).model_copy(update={"chat_template": facts})
+    (output / "manifest.json").write_bytes(manifest.encode())
+    if sha256 is None:
+        (output / "tokenizer" / "chat_template.jinja").unlink()
+    return output
+
+
+def test_of_several_data_sets_the_template_is_that_of_the_one_that_has_one(
+    chats: Path, texts: Path, tmp_path: Path
+) -> None:
+    plain, other = with_template(texts, tmp_path / "plain", None), with_template(chats, tmp_path / "other", "f" * 64)
+    shape = PRESETS["tiny"].model_copy(update={"vocab_size": 1243})
+    datasets = {path: ShardedPacks(str(path)) for path in (plain, chats, other)}
+    files = serving_files(shape, [datasets[plain], datasets[chats]], None, "float32")
+    assert files["chat_template.jinja"] == (chats / "tokenizer" / "chat_template.jinja").read_bytes()
+    assert IM_END in json.loads(files["generation_config.json"])["eos_token_id"]
+    with pytest.raises(ConfigError, match="different chat templates"):
+        serving_files(shape, [datasets[chats], datasets[plain], datasets[other]], None, "float32")
+
+
+def test_a_data_set_without_its_tokenizer_is_refused(chats: Path, tmp_path: Path) -> None:
+    shutil.copytree(chats, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "tokenizer")
+    with pytest.raises(DatasetError, match="copy the whole data set"):
+        serving_files(PRESETS["tiny"], [ShardedPacks(str(tmp_path / "data"))], None, "float32")
 
 
 def test_weights_are_cut_into_files_in_the_dtype_that_is_asked_for(

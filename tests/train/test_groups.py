@@ -24,7 +24,8 @@ def stand(*paths: str) -> Any:
     [
         (["data/a", "data/b/"], ["a", "b"]),
         (["x/a", "y/a"], ["x/a", "y/a"]),
-        (["a", "a (holdout)"], ["a", "a (holdout)"]),
+        (["x/a", "x/a (holdout)"], ["a", "a (holdout)"]),
+        (["x/a", "y/a", "x/a (holdout)"], ["x/a", "y/a", "x/a (holdout)"]),
         (["a", "a"], ["a #0", "a #1"]),
     ],
 )
@@ -40,6 +41,8 @@ def test_losses_of_sources_add_up_to_those_of_their_data_set() -> None:
     assert groups.firsts == [0, 2]
     assert groups.by_dataset(sums, weights) == {"a": LossSum(3.0, 10.0), "b": LossSum(5.0, 4.0)}
     assert groups.each(sums, weights) == {"a: x": LossSum(1.0, 10.0), "b: x": LossSum(5.0, 4.0)}
+    twice = group_losses(configs[:1], [stand("x", "x")], by_source=True)
+    assert twice.each(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == {"a: x": LossSum(3.0, 7.0)}
     assert group_losses(configs, [stand("x", "y"), stand("x")], by_source=False).each(sums[:2], weights[:2]) == {}
 
 

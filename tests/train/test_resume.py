@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+import train.checkpoint
 from schemas.errors import ConfigError
+from train import loop as train_loop
+from train.checkpoint import list_checkpoints
 from train.config import TrainConfig
-from train.loop import train
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 EXACT = ("loss", "grad_norm", "lr", "trained_tokens", "tokens", "losses")
@@ -44,7 +47,7 @@ def config(tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Seq
 
 
 def run(config: dict[str, Any], mode: Any = "start") -> None:
-    train(TrainConfig.model_validate(config), mode)
+    train_loop.train(TrainConfig.model_validate(config), mode)
 
 
 def steps_of(output: Path) -> list[dict[str, Any]]:
@@ -117,6 +120,9 @@ def assert_alike(found: Path, expected: Path) -> None:
     [
         ({"seed": 1}, "of other data"),
         ({"packs_per_step": 4}, "another packs_per_step"),
+        ({"loss_policy": "all"}, "another loss"),
+        ({"loss_normalization": "documents"}, "another loss"),
+        ({"steps": 1}, "after step 2, past the end that steps 1 asks for"),
         ({"model": "small"}, "another model"),
         ({"master_dtype": "bfloat16"}, "another master_dtype"),
     ],
@@ -138,8 +144,127 @@ def test_a_resume_without_a_checkpoint_starts(config: dict[str, Any], tmp_path: 
         run(short, "export")
     run(short, "resume")
     assert (tmp_path / "whole" / "model" / "config.json").exists()
-    with pytest.raises(ConfigError, match="already holds model"):
+    with pytest.raises(ConfigError, match="that run has ended"):
         run(short, "resume")
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal as it would come before this step (0 is the first)."""
+    counted = train_loop.count_step
+    calls = iter(range(1000))
+
+    def count(microbatches: Any, stop: bool, world: Any) -> Any:
+        return counted(microbatches, stop or next(calls) == step, world)
+
+    monkeypatch.setattr(train_loop, "count_step", count)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "wsd, validation": {"schedule": "wsd", "decay_steps": 5, "validation": {"every": 2}},
+    "bfloat16 masters": {"dtype": "bfloat16", "master_dtype": "bfloat16", "export_dtype": "float32"},
+    "documents, float64": {"loss_normalization": "documents", "dtype": "float64"},
+    "checkpointing, few lines": {"activation_checkpointing": "full", "log_every": 4},
+    "windows of shards": {"shuffle_shards": 1},
+}
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stop_anywhere_changes_nothing(
+    variant: str, step: int, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the first step, when AdamW has no history yet, and where the first step trains nothing."""
+    config = {**config, "steps": 10, "checkpoints": {}, **VARIANTS[variant]}
+    if "validation" in config:
+        config["validation"] = {**config["validation"], "datasets": [{"path": config["datasets"][0]["path"]}]}
+    run(config)
+    stopped = {**config, "output": str(tmp_path / "stopped")}
+    with monkeypatch.context() as context:
+        stop_at(step, context)
+        run(stopped)
+    assert not (tmp_path / "stopped" / "model").exists()
+    run(stopped, "resume")
+    expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
+    assert all(np.array_equal(found[name], tensor) for name, tensor in expected.items())
+    for key in ("trained_tokens", "tokens"):
+        whole, half = (sum(line[key] for line in steps_of(tmp_path / name)) for name in ("whole", "stopped"))
+        assert whole == half > 0
+
+
+def test_saving_often_changes_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+    """Also where the first steps are skipped, for want of a trained token."""
+    config = {**config, "datasets": config["datasets"][:1], "packs_per_step": 1, "steps": 8, "seed": 1}
+    config["datasets"] = [{"path": config["datasets"][0]["path"]}]
+    run({**config, "checkpoints": {}})
+    run({**config, "output": str(tmp_path / "often"), "checkpoints": {"every": 1}})
+    expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "often")
+    assert all(np.array_equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_more_epochs_go_on_after_a_short_step(config: dict[str, Any], tmp_path: Path) -> None:
+    """Five packs in steps of three: the first epoch ends on a step of two, and no pack is lost."""
+    path = config["datasets"][0]["path"]
+    config = {**config, "datasets": [{"path": path}], "steps": None, "epochs": 1}
+    run(config)
+    run({**config, "epochs": 2}, "resume")
+    state = json.loads((tmp_path / "whole" / "checkpoints" / "step-00000004" / "run.json").read_text())
+    assert state["taken"] == [10]
+    assert sum(line["tokens"] for line in steps_of(tmp_path / "whole")) == 2 * 68
+
+
+def test_weight_decay_and_betas_are_those_of_the_config(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run({**config, "steps": 2, "schedule": "constant"})
+    seen = []
+    update = train_loop.update
+    monkeypatch.setattr(
+        train_loop, "update", lambda optimizer, rate: (seen.append(optimizer.param_groups[0]), update(optimizer, rate))
+    )
+    run({**config, "steps": 3, "schedule": "constant", "weight_decay": 0.5, "betas": [0.8, 0.9]}, "resume")
+    assert [(group["weight_decay"], tuple(group["betas"]), group["lr"]) for group in seen] == [(0.5, (0.8, 0.9), 0.01)]
+
+
+@pytest.mark.parametrize("crash", ["save", "_sync", "_check_all_wrote", "_remove"])
+def test_a_crash_while_saving_leaves_the_checkpoints_before(
+    crash: str, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**config, "steps": 4, "checkpoints": {"every": 1, "keep": 1}}
+    run({**config, "steps": 2})
+    shutil.rmtree(tmp_path / "whole" / "model")
+    with monkeypatch.context() as context:
+        context.setattr(train.checkpoint, crash, lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(config, "resume")
+        torch.distributed.destroy_process_group()
+    complete = [path.name for path in list_checkpoints(tmp_path / "whole")]
+    assert complete in (["step-00000002"], ["step-00000002", "step-00000003"])
+    run(config, "resume")
+    assert [path.name for path in list_checkpoints(tmp_path / "whole")] == ["step-00000004"]
+
+
+def test_ranks_that_write_elsewhere_are_noticed(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_in_part(tensors: Any, checkpoint_id: Path) -> None:
+        save(tensors, checkpoint_id=checkpoint_id)
+        next(checkpoint_id.glob("*.distcp")).unlink()
+
+    save = train.checkpoint.save
+    monkeypatch.setattr(train.checkpoint, "save", save_in_part)
+    with pytest.raises(ConfigError, match="a file system that all nodes share"):
+        run({**config, "steps": 1, "checkpoints": {"every": 1}})
+    torch.distributed.destroy_process_group()
+    assert list_checkpoints(tmp_path / "whole") == []
+
+
+def test_an_export_leaves_the_log_alone(config: dict[str, Any], tmp_path: Path) -> None:
+    run({**config, "steps": 4, "checkpoints": {"every": 2}})
+    log, weights = (tmp_path / "whole" / "metrics.jsonl").read_bytes(), weights_of(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole" / "model")
+    run({**config, "steps": 4}, "export")
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == log
+    assert all(np.array_equal(weights_of(tmp_path / "whole")[name], tensor) for name, tensor in weights.items())
 
 
 def test_only_the_newest_checkpoints_stay(config: dict[str, Any], tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from schemas.manifest import load_manifest
-from schemas.store import Folder
 from train import export
 from train.architecture import Architecture
 from train.attention import isolate
 from train.loss import Trained
 from train.model import Decoder
 from train.model_folder import read_architecture
+from train.packs import ShardedPacks
 from train.parallel import end_process
+from train.serving import serving_files
 from train.weights import initialise, load_weights, stream_full
 
 
@@ -70,14 +70,8 @@ def main() -> None:
     for folder in folders:
         model = make_shards(read_architecture(folder))
         load_weights(model, folder)
-        export.export(
-            model,
-            output / folder.name,
-            dataset=Folder(str(dataset)),
-            manifest=load_manifest(Folder(str(dataset))),
-            source=folder,
-            dtype=torch.float32,
-        )
+        files = serving_files(model.architecture, [ShardedPacks(str(dataset))], folder, "float32")
+        export.export(model, output / folder.name, files, torch.float32)
         facts[folder.name] = {**count_parameters(model), "run": run_model(model)}
         initialise(model, seed=4)
         fresh = {name: tensor.clone() for name, tensor in stream_full(model)}
