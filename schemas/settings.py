@@ -98,17 +98,17 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     known = _all_keys(model.model_json_schema())
     lines = []
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "config"
+        where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             key = str(item["loc"][-1])
-            near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, sorted(known - {key}), n=1, cutoff=0.6)
             lines.append(f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         elif item["type"] == "missing":
             lines.append(f"{where!r} is missing: add it")
         else:
             message = _EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
             seen = "" if isinstance(item["input"], dict | list) else f" (got {_shown(item['input'])})"
-            lines.append(f"{where!r}: {message}{seen}")
+            lines.append(f"{where!r}: {message}{seen}" if where else f"{message}{seen}")
     return lines
 
 

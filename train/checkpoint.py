@@ -5,8 +5,10 @@
 A folder has this name only when every rank has written its part; until then it is .step-00000100.tmp.
 """
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,17 +48,18 @@ class RunState(BaseModel):
     loss: str  # the fingerprint of policies and normalization
     architecture: Architecture
     master_dtype: str
+    config: dict[str, Any]  # as it was then
 
 
-def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: Optimizer, keep: int) -> Path:
+def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: Optimizer, keep: int) -> Path | None:
     """Every rank must call it. Returns when the checkpoint is complete; older ones than the newest `keep` go.
 
-    A step that has one already, as after a resume, is not saved again. Raises ConfigError where ranks do not write
-    into the same folder.
+    A step that has one already, as after a resume, is not saved again: None. Raises ConfigError where ranks do not
+    write into the same folder.
     """
     final = output / FOLDER / f"step-{state.step:08d}"
     if final in list_checkpoints(output):
-        return final
+        return None
     temporary = final.with_name(f".{final.name}.tmp")
     if dist.get_rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -122,6 +125,15 @@ def check_same_run(checkpoint: Path, found: RunState, expected: RunState) -> Non
                 f"{checkpoint} is of {what} (it has {seen}, this config gives {wanted}); "
                 "resume with the config of that run, or start anew with --set output=FOLDER"
             )
+
+
+def changed_settings(found: RunState, config: Mapping[str, Any]) -> list[str]:
+    """`key: before -> now` of what the config has changed since then."""
+    return [
+        f"{key}: {json.dumps(found.config.get(key))} -> {json.dumps(value)}"
+        for key, value in config.items()
+        if key != "output" and found.config.get(key) != value
+    ]
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:

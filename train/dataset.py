@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from schemas.errors import ConfigError
 from schemas.policy import LossPolicy, parse_policy
 from schemas.shard import Packs
-from train.packs import ShardedPacks, count_trained_tokens, find_borders, find_positions
+from train.packs import ShardedPacks, find_borders, find_positions
 
 Column = Literal["input_ids", "labels", "position_ids", "cu_seqlens", "loss_weights"]
 
@@ -52,7 +52,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         self.packs = ShardedPacks(path, holdout)
         self.columns = _choose_columns(columns, self.packs)
         if {"labels", "loss_weights"} & set(self.columns):
-            count_trained_tokens(self.packs.manifest, policy, holdout)
+            self.packs.count_trained_tokens(policy)
         self._untrained = ~policy.table()
 
     def __len__(self) -> int:

@@ -49,6 +49,7 @@ def _write_weights(model: Decoder, folder: Path, dtype: torch.dtype, writes: boo
         kept[name] = tensor.to("cpu", dtype).contiguous()
         if len(kept) == len(plan[file_of[name]]):
             save_file(kept, folder / file_of[name], metadata={"format": "pt"})
+            (folder / file_of[name]).chmod(folder.stat().st_mode & 0o666)  # save_file keeps it to its owner
             kept = {}
     if writes and len(plan) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": file_of}

@@ -1,6 +1,7 @@
 """A training run, from the plan to the exported model. Every rank runs all of it; rank 0 alone prints and writes."""
 
 import math
+import os
 from dataclasses import dataclass
 from time import monotonic
 
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 from schemas.errors import ConfigError
 from train.architecture import Architecture
 from train.attention import Kernel, choose_kernel
-from train.checkpoint import RunState, load_checkpoint, load_model, save_checkpoint
+from train.checkpoint import RunState, changed_settings, load_checkpoint, load_model, save_checkpoint
 from train.config import ModelFolder, TrainConfig
 from train.display import make_display
 from train.export import export
@@ -19,11 +20,10 @@ from train.flops import device_peak_flops, step_flops
 from train.groups import Groups
 from train.metrics import MetricsLog, StepMetrics, peak_memory
 from train.model import Decoder
-from train.nonfinite import stop_nonfinite
+from train.nonfinite import NONFINITE, stop_nonfinite
 from train.optim import clip_gradients, make_optimizer, update
-from train.packs import count_trained_tokens
 from train.parallel import World, dtypes_of, join_world, parallelize, use_deterministic_kernels
-from train.plan import MODEL, Mode, Plan, make_feeder, make_groups, make_validation, plan_run
+from train.plan import MODEL, Mode, Plan, has_ended, make_feeder, make_groups, make_validation, plan_run
 from train.schedule import learning_rate_at
 from train.signals import StopFlag, stop_on_signals
 from train.step import StepCount, StepLoss, accumulate_gradients, count_step
@@ -33,6 +33,10 @@ from train.weights import initialise, load_weights
 
 def train(config: TrainConfig, mode: Mode = "start") -> None:
     """Train, save and export. What is wrong with config, model or data is raised before the ranks meet."""
+    if mode == "resume" and has_ended(config.output):
+        if os.environ.get("RANK", "0") == "0":
+            print(f"this run has ended: its model is in {config.output / MODEL}")
+        return
     plan = plan_run(config, mode)
     with join_world() as world, stop_on_signals() as stop:
         if mode == "export":
@@ -70,21 +74,27 @@ class Run:
 def introduce(run: Run) -> None:
     plan, config = run.plan, run.plan.config
     for entry, dataset in zip(config.datasets, plan.datasets, strict=True):
-        trained = count_trained_tokens(dataset.manifest, config.policy_of(entry), entry.holdout)
+        trained = dataset.count_trained_tokens(config.policy_of(entry))
         run.world.say(
             f"{entry.path}: {len(dataset):,} packs of {dataset.manifest.seq_len:,}, {trained:,} tokens trained"
         )
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     where = f"{run.world.ranks} x {run.world.device.type}"
     run.world.say(f"{parameters:,} parameters, {config.dtype} on {where}, attention by {run.kernel}")
+    if run.validation:
+        run.world.say(f"validation on {run.validation.count():,} packs")
     if plan.checkpoint:
         run.world.say(f"going on after step {plan.state.step} from {plan.checkpoint}")
+        for line in changed_settings(plan.state, config.model_dump(mode="json")):
+            run.world.say(f"changed since then: {line}")
 
 
 def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     """Build the model, and load the checkpoint where the run goes on."""
     config = plan.config
     use_deterministic_kernels(config.deterministic)
+    if world.rank == 0:
+        (config.output / NONFINITE).unlink(missing_ok=True)  # of the attempt before
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
     check_ranks_agree(plan, world)
     model = make_model(config, plan.architecture, world, empty=plan.checkpoint is not None)
@@ -152,13 +162,13 @@ def run_steps(run: Run) -> bool:
         advance(run, data, skipped=done is None)
         if run.log and done:
             run.log.add(describe_step(run, data, count, done, monotonic() - started, waited))
-        if config.validation and run.is_due(config.validation.every):
-            measure(run)
         if run.is_due(checkpoints.every):
             save(run)
+        if config.validation and run.is_due(config.validation.every):
+            measure(run)
     flush_log(run)
-    state = run.state
-    run.world.say(f"{state.step - state.skipped:,} steps done, {state.skipped:,} skipped for want of a trained token")
+    skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
+    run.world.say(f"{run.state.step - run.state.skipped:,} steps done{skipped}")
     return True
 
 
@@ -224,11 +234,12 @@ def flush_log(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """With the log as it will be found after a resume: lines end where checkpoints do."""
+    """With the log as it will be found after a resume: its lines end where checkpoints do."""
     config = run.plan.config
     flush_log(run)
     folder = save_checkpoint(config.output, run.state, run.model, run.optimizer, config.checkpoints.keep)
-    run.world.say(f"checkpoint in {folder}")
+    if folder:
+        run.world.say(f"checkpoint in {folder}")
 
 
 def export_model(plan: Plan, model: Decoder, world: World) -> None:

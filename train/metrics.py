@@ -94,7 +94,7 @@ class MetricsLog:
         self._log_every, self._steps, self._display = log_every, steps, display
         self._peak_flops, self._memory, self._clock = peak_flops, memory, clock
         self._interval: list[StepMetrics] = []
-        self._logged = start_step
+        self._logged = self._start_step = start_step
         self._pace_from: tuple[int, float] = (start_step, clock())
         self._paced = False
         self._zero = clock() - drop_lines_after(self._path, start_step)
@@ -132,7 +132,11 @@ class MetricsLog:
 
     def _is_due(self, step: int) -> bool:
         """Where the step that should be logged was skipped, the next one is."""
-        return step // self._log_every > self._logged // self._log_every or self._logged == 0 or step == self._steps
+        return (
+            step // self._log_every > self._logged // self._log_every
+            or self._logged == self._start_step
+            or step == self._steps
+        )
 
     def _write(self, event: str, values: Mapping[str, Any]) -> None:
         line = json.dumps({"event": event, **finite(values)}, allow_nan=False)

@@ -93,6 +93,19 @@ class ShardedPacks:
         """Of the documents, without the padding."""
         return sum(shard.tokens for shard in self.shards)
 
+    def count_trained_tokens(self, policy: LossPolicy) -> int:
+        """The tokens that the policy trains, from the manifest alone. Raises ConfigError where there is none."""
+        found = self.manifest.holdout if self.holdout else None
+        channels = found.channels if found else self.manifest.channels.total
+        histogram = {int(byte): count for byte, count in channels.items()}
+        trained = policy.trained_tokens(histogram)
+        if not trained:
+            raise ConfigError(
+                f"{self.path}: loss_policy trains none of the data set's {sum(histogram.values())} tokens; "
+                "use another loss_policy, such as `all`"
+            )
+        return trained
+
     def __reduce__(self) -> tuple[type["ShardedPacks"], tuple[str, bool]]:
         return ShardedPacks, (self.path, self.holdout)
 
@@ -168,16 +181,3 @@ def find_borders(doc_lengths: npt.NDArray[np.int32], seq_len: int) -> npt.NDArra
 def find_positions(borders: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """position_ids, int64[last border]: 0, 1, ... in each document."""
     return np.arange(borders[-1]) - np.repeat(borders[:-1], np.diff(borders))
-
-
-def count_trained_tokens(manifest: Manifest, policy: LossPolicy, holdout: bool = False) -> int:
-    """The tokens that the policy trains, from the manifest alone. Raises ConfigError where there is none."""
-    channels = manifest.holdout.channels if holdout and manifest.holdout else manifest.channels.total
-    histogram = {int(byte): count for byte, count in channels.items()}
-    trained = policy.trained_tokens(histogram)
-    if not trained:
-        raise ConfigError(
-            f"loss_policy trains none of the data set's {sum(histogram.values())} tokens; "
-            "use another loss_policy, such as `all`"
-        )
-    return trained

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from schemas.errors import ConfigError
+from schemas.manifest import MANIFEST
 from train.architecture import Architecture, check_fit
 from train.checkpoint import FOLDER, RunState, check_same_run, list_checkpoints, read_run_state
 from train.config import DatasetConfig, ModelFolder, TrainConfig
@@ -16,7 +17,7 @@ from train.groups import Groups, group_losses
 from train.metrics import METRICS
 from train.mixture import Mixture
 from train.model_folder import read_architecture
-from train.packs import ShardedPacks, count_trained_tokens
+from train.packs import ShardedPacks
 from train.parallel import World, dtypes_of
 from train.serving import serving_files
 from train.validate import Validation
@@ -61,6 +62,7 @@ def plan_run(config: TrainConfig, mode: Mode) -> Plan:
         data=mixture.fingerprint,
         packs_per_step=config.packs_per_step,
         loss=_fingerprint_loss(config),
+        config=config.model_dump(mode="json"),
         architecture=architecture,
         master_dtype=str(dtypes_of(config)[1]).removeprefix("torch."),
     )
@@ -84,7 +86,7 @@ def open_datasets(config: TrainConfig, entries: Sequence[DatasetConfig]) -> list
     """Each has tokens that its policy trains."""
     datasets = [ShardedPacks(entry.path, holdout=entry.holdout) for entry in entries]
     for entry, dataset in zip(entries, datasets, strict=True):
-        count_trained_tokens(dataset.manifest, config.policy_of(entry), entry.holdout)
+        dataset.count_trained_tokens(config.policy_of(entry))
     return datasets
 
 
@@ -155,28 +157,37 @@ def _step_sizes(config: TrainConfig, datasets: Sequence[ShardedPacks], state: Ru
 
 
 def _find_checkpoint(config: TrainConfig, start: RunState, mode: Mode) -> Path | None:
-    if config.output.exists() and not config.output.is_dir():
-        raise ConfigError(f"output {config.output} is a file; give a folder with --set output=FOLDER")
     if mode == "doctor":
         return None
+    _make_folder(config.output)
     found = list_checkpoints(config.output) if mode != "start" else []
     if found:
         check_same_run(found[-1], read_run_state(found[-1]), start)
         return found[-1]
     if mode == "export":
         raise ConfigError(f"{config.output / FOLDER} holds no complete checkpoint; train first")
-    _check_output_is_new(config.output, mode)
+    if mode == "start":
+        _check_output_is_new(config.output)
     return None
 
 
-def _check_output_is_new(output: Path, mode: Mode) -> None:
-    if mode == "resume":
-        if (output / MODEL).exists():
-            raise ConfigError(
-                f"{output / MODEL} is there, but no checkpoint: that run has ended, and cannot go on; "
-                "choose another folder with --set output=FOLDER"
-            )
-        return
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output {output} cannot be made ({error}); give a folder with --set output=FOLDER"
+        ) from error
+    if (output / MANIFEST).exists():
+        raise ConfigError(f"output {output} is a data set; give another folder with --set output=FOLDER")
+
+
+def has_ended(output: Path) -> bool:
+    """Whether a run has left its model there, and no checkpoint to go on from."""
+    return (output / MODEL).exists() and not list_checkpoints(output)
+
+
+def _check_output_is_new(output: Path) -> None:
     for name in (METRICS, FOLDER, MODEL):
         if (output / name).exists():
             raise ConfigError(

@@ -27,6 +27,9 @@ class Validation:
     most_packs: int | None
     seed: int
 
+    def count(self) -> int:
+        return sum(min(len(dataset), self.most_packs or len(dataset)) for dataset in self.feeder.datasets)
+
     def batches(self) -> Iterator[Batch]:
         """This rank's, one at a time; every rank has as many."""
         a_round = self.feeder.packs_per_microbatch * self.feeder.ranks

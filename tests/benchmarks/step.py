@@ -1,8 +1,9 @@
 """Tokens a second of our step against the model of transformers with the same weights, on the same packs, in one run.
 
-A step is forward, loss, backward and AdamW, in float32 on one core, with the attention that each takes by itself on a CPU. Packs are of chats: many
-short documents and a few long ones, about two tokens in five trained. The two sides take turns; seconds are of
-processor time, since others may share the machine. transformers computes the logits of all places, as its users do.
+A step is forward, loss, backward and AdamW, in float32 on one core, with the attention that each takes by itself on a
+CPU. Packs are of chats: many short documents and a few long ones, about two tokens in five trained. The two sides take
+turns; seconds are of processor time, since others may share the machine. transformers computes the logits of all
+places, as its users do.
 Run from the checkout: `python tests/benchmarks/step.py`.
 """
 

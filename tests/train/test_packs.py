@@ -11,7 +11,7 @@ import pytest
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import MANIFEST, Holdout
 from schemas.policy import PRESETS
-from train.packs import ShardedPacks, count_trained_tokens, find_borders
+from train.packs import ShardedPacks, find_borders
 
 Build = Callable[..., str]
 Dataset = Sequence[Sequence[Any]]
@@ -39,10 +39,10 @@ def test_packs_come_by_number_whatever_the_shards(
 def test_trained_tokens_are_known_from_the_manifest(
     tmp_path: Path, build_dataset: Build, unequal_packs: Dataset
 ) -> None:
-    manifest = ShardedPacks(build_dataset(tmp_path, unequal_packs)).manifest
-    assert count_trained_tokens(manifest, PRESETS["assistant"]) == 4 + 2 + 8 + 1 + 2 + 3
+    dataset = ShardedPacks(build_dataset(tmp_path, unequal_packs))
+    assert dataset.count_trained_tokens(PRESETS["assistant"]) == 4 + 2 + 8 + 1 + 2 + 3
     with pytest.raises(ConfigError, match="trains none of the data set's 68 tokens"):
-        count_trained_tokens(manifest, PRESETS["text"])
+        dataset.count_trained_tokens(PRESETS["text"])
 
 
 def test_a_file_of_another_size_is_refused(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
