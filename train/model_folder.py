@@ -44,7 +44,7 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 """The values that are implemented of keys that change the computation; null always is."""
 
-KINDS = {str: "text", list: "a list", dict: "an object"}
+KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
 
 DEFAULT_WINDOW = 4096
 DEFAULT_ROPE_THETA = 10_000.0
