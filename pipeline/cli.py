@@ -86,6 +86,7 @@ def _add_inspect(commands: Commands) -> None:
     command = commands.add_parser("inspect", help=summary, description=summary)
     command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
     command.add_argument("--pack", type=int, metavar="N", help="decode pack N, with its documents' borders")
+    command.add_argument("--holdout", action="store_true", help="count and decode the holdout's packs; needs --pack")
     command.set_defaults(run=_inspect)
 
 
@@ -165,10 +166,12 @@ def _inspect(args: argparse.Namespace) -> int:
 
     from pipeline.inspect import print_dataset, print_pack
 
-    if args.pack is None:
-        print_dataset(args.dataset, Console())
+    if args.pack is not None:
+        print_pack(args.dataset, args.pack, Console(), holdout=args.holdout)
+    elif args.holdout:
+        raise ConfigError("--holdout shows a pack of the holdout; say which one with --pack N")
     else:
-        print_pack(args.dataset, args.pack, Console())
+        print_dataset(args.dataset, Console())
     return BUILT
 
 

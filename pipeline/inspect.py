@@ -66,16 +66,20 @@ def _source_table(manifest: Manifest) -> Table:
     return table
 
 
-def print_pack(url: str, number: int, console: Console) -> None:
-    """Packs are numbered through the shards in the manifest's order."""
+def print_pack(url: str, number: int, console: Console, *, holdout: bool = False) -> None:
+    """Packs are numbered through the shards in the manifest's order, those of the holdout apart.
+
+    Raises DatasetError for a pack that is not there.
+    """
     folder = dataset_folder(url)
     manifest = load_manifest(folder)
-    file, row = _locate(manifest.shards, number)
+    whole = "the holdout" if holdout else "the data set"
+    file, row = _locate(_shards(manifest, url, holdout), number, whole)
     shard = read_shard(pa.py_buffer(folder.read(file.name)), file.name)
     packs, row = shard.locate(row)
     encoder = _own_tokenizer(folder, manifest)
     filled = int(packs.doc_lengths[packs.documents(row)].sum())
-    console.print(f"pack {number}: {file.name}, {filled} of {manifest.seq_len} tokens", highlight=False)
+    console.print(f"pack {number} of {whole}: {file.name}, {filled} of {manifest.seq_len} tokens", highlight=False)
     _print_documents(packs, row, manifest, encoder, console)
     console.print(Rule(style="bright_black"))
     console.print(legend())
@@ -96,15 +100,25 @@ def _print_documents(packs: Packs, row: int, manifest: Manifest, encoder: Encode
         at = end
 
 
-def _locate(shards: Sequence[ShardFile], number: int) -> tuple[ShardFile, int]:
-    """Raises DatasetError for a pack that is not there."""
+def _shards(manifest: Manifest, url: str, holdout: bool) -> list[ShardFile]:
+    if not holdout:
+        return manifest.shards
+    if manifest.holdout is None:
+        raise DatasetError(
+            f"{url} has no holdout; build it with one (`holdout: 0.01`), or leave --holdout away for its training packs"
+        )
+    return manifest.holdout.shards
+
+
+def _locate(shards: Sequence[ShardFile], number: int, whole: str) -> tuple[ShardFile, int]:
     row = number
     for shard in shards:
         if 0 <= row < shard.packs:
             return shard, row
         row -= shard.packs
     total = sum(shard.packs for shard in shards)
-    raise DatasetError(f"there is no pack {number}: the data set has packs 0 to {total - 1}")
+    has = f"packs 0 to {total - 1}" if total else "no packs"
+    raise DatasetError(f"there is no pack {number}: {whole} has {has}")
 
 
 def _own_tokenizer(folder: Folder, manifest: Manifest) -> Encoder:

@@ -44,6 +44,8 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 """The values that are implemented of keys that change the computation; null always is."""
 
+KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+
 DEFAULT_WINDOW = 4096
 DEFAULT_ROPE_THETA = 10_000.0
 
@@ -83,10 +85,11 @@ def read_architecture(folder: Path) -> Architecture:
 
 def _family(config: dict[str, Any], path: Path) -> str:
     """The model_type, where both names of the architecture are supported and say the same."""
-    named = config.get("architectures") or [SUPPORTED.get(config.get("model_type", ""), config.get("model_type"))]
+    model_type = _of_kind(config, "model_type", str, path)
+    named = _of_kind(config, "architectures", list, path) or [SUPPORTED.get(model_type, model_type)]
     families = [family for family, name in SUPPORTED.items() if named == [name]]
     if not families or config.get("model_type", families[0]) != families[0]:
-        seen = f"{' and '.join(map(str, named))} (model_type {config.get('model_type')})"
+        seen = f"{' and '.join(map(str, named))} (model_type {model_type})"
         raise ConfigError(f"{path}: the architecture {seen} is not supported; supported are {SHOWN}")
     return families[0]
 
@@ -94,6 +97,14 @@ def _family(config: dict[str, Any], path: Path) -> str:
 def _optional(model_type: str) -> set[str]:
     """Llama's first configs have no num_key_value_heads: as many as there are heads."""
     return {"num_key_value_heads"} if model_type == "llama" else set()
+
+
+def _of_kind(config: dict[str, Any], key: str, kind: type, path: Path) -> Any:
+    """The key's value; None where it is missing or null. Raises ConfigError where it is of another kind."""
+    value = config.get(key)
+    if value is None or isinstance(value, kind):
+        return value
+    raise ConfigError(f"{path}: {key} {str(value)[:80]!r} is not {KINDS[kind]}; copy the file once more")
 
 
 def _check_value(config: dict[str, Any], key: str, implemented: tuple[Any, ...], path: Path) -> None:
@@ -125,7 +136,13 @@ def _translate(config: dict[str, Any], model_type: str, path: Path) -> dict[str,
 
 def _rope(config: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | None]:
     """(theta, scaling). transformers 4 has them in `rope_theta` and `rope_scaling`, 5 both in `rope_parameters`."""
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    parts = [_of_kind(config, key, dict, path) or {} for key in ("rope_scaling", "rope_parameters")]
+    rope = {**parts[0], **parts[1]}
+    if kinds := sorted(key for key, value in rope.items() if isinstance(value, dict)):
+        raise ConfigError(
+            f"{path}: rotary positions that differ by the type of layer ({', '.join(kinds)}) are not implemented; "
+            "take a model whose rope_parameters are the same for all layers"
+        )
     _check_value(rope, "partial_rotary_factor", IMPLEMENTED["partial_rotary_factor"], path)
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     theta = rope.pop("rope_theta", None) or config.get("rope_theta") or DEFAULT_ROPE_THETA
@@ -142,12 +159,12 @@ def _rope(config: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | N
 
 def _sliding_window(config: dict[str, Any], model_type: str, path: Path) -> int | None:
     """The shortest window of any layer. Llama has none, Mistral's is always on, Qwen's only when it is asked for."""
-    kinds = set(config.get("layer_types") or ())
-    if others := kinds - {"full_attention", "sliding_attention"}:
-        raise ConfigError(f"{path}: layer_types {sorted(others)[0]!r} is not implemented; only attention is")
+    kinds = _of_kind(config, "layer_types", list, path) or []
+    if others := [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]:
+        raise ConfigError(f"{path}: layer_types {others[0]!r} is not implemented; only attention is")
     if model_type == "llama" or (model_type != "mistral" and not config.get("use_sliding_window")):
         return None
-    if model_type != "mistral" and kinds == {"full_attention"}:
+    if model_type != "mistral" and set(kinds) == {"full_attention"}:
         return None
     window: int | None = config.get("sliding_window", DEFAULT_WINDOW)
     return window

@@ -37,6 +37,8 @@ QWEN_3 = {
     "sliding_window": 512,
 }
 
+LAYER_TYPES = ("sliding_attention", "full_attention")
+
 
 def write(folder: Path, config: dict[str, Any]) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
@@ -87,6 +89,17 @@ def test_what_an_old_config_leaves_out(tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "take the folder of the unquantized model"),
         ({"layer_types": ["chunked_attention"]}, "'chunked_attention'"),
         ({"intermediate_size": None}, r"has no intermediate_size \(1 keys"),
+        ({"rope_scaling": "llama3"}, "rope_scaling 'llama3' is not an object; copy the file"),
+        ({"rope_parameters": [10_000.0]}, r"rope_parameters '\[10000.0\]' is not an object"),
+        (
+            {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 1e6} for kind in LAYER_TYPES}},
+            r"differ by the type of layer \(full_attention, sliding_attention\) are not implemented",
+        ),
+        ({"model_type": ["llama"]}, r"model_type \"\['llama'\]\" is not text"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures 'LlamaForCausalLM' is not a list"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "is not supported; supported are"),
+        ({"layer_types": "full_attention"}, "layer_types 'full_attention' is not a list"),
+        ({"layer_types": [{}]}, "layer_types {} is not implemented"),
         ({"hidden_size": 4098}, "make it a multiple of 64"),
         ({"architectures": ["MistralForCausalLM"], "model_type": "mistral"}, "num_key_value_heads"),
     ],
@@ -100,7 +113,8 @@ def test_what_the_decoder_does_not_do_is_refused_by_name(changes: Any, message: 
 def test_a_folder_without_a_readable_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere/config\.json does not exist"):
         read_architecture(tmp_path / "nowhere")
-    for text, message in (("{", "is no JSON"), ("[]", "holds a list")):
+    others = ("[]", "list"), ('"llama"', "str"), ("null", "NoneType")
+    for text, message in (("{", "is no JSON"), *((text, f"holds a {kind}, not") for text, kind in others)):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_architecture(tmp_path)

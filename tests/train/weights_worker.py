@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from hugging_face_models import VOCAB_SIZE, rows_of
 from safetensors.torch import save_file
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from train import export
@@ -22,7 +22,7 @@ from train.loss import Trained
 from train.model import Decoder
 from train.model_folder import read_architecture
 from train.packs import ShardedPacks
-from train.parallel import end_process
+from train.parallel import end_process, shard_model
 from train.serving import serving_files
 from train.weights import initialise, load_weights, stream_full
 
@@ -30,8 +30,7 @@ from train.weights import initialise, load_weights, stream_full
 def make_shards(architecture: Architecture) -> Decoder:
     with torch.device("meta"):
         model = Decoder(architecture)
-    for module in (*model.layers, model):
-        fully_shard(module)
+    shard_model(model, init_device_mesh("cpu", (dist.get_world_size(),)), torch.float32)
     model.to_empty(device="cpu")
     return model
 
@@ -48,18 +47,19 @@ def count_parameters(model: Decoder) -> dict[str, Any]:
 
 
 def run_model(model: Decoder) -> dict[str, float]:
-    """The loss of one batch, the same on every rank, and the norm of each gradient."""
+    """The loss of one batch, and the norm of each gradient. Each rank adds an equal share of the same batch."""
+    ranks = dist.get_world_size()
     position_ids, document_ids, cu_seqlens = rows_of([[7, 3], [12]], 12)
     input_ids = torch.arange(24).view(2, 12) * 5 % VOCAB_SIZE
     places = torch.tensor([0, 4, 8, 13, 20])
-    trained = Trained(places, input_ids.flatten()[places + 1], torch.ones(5, dtype=torch.float64))
+    trained = Trained(places, input_ids.flatten()[places + 1], torch.full((5,), 1 / ranks, dtype=torch.float64))
     loss, _ = model(input_ids, position_ids, isolate(document_ids, cu_seqlens, "sdpa"), trained)
     loss.backward()
     norms = {}
     for name, parameter in model.named_parameters():
         assert isinstance(parameter.grad, DTensor)
         norms[name] = parameter.grad.full_tensor().norm().item()
-    return {"loss": loss.item(), **norms}
+    return {"loss": loss.item() * ranks, **norms}
 
 
 def main() -> None:

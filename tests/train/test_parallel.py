@@ -1,0 +1,218 @@
+"""What the ranks do to a model, in a world of one: checkpointed, compiled, sharded, and in which dtypes.
+
+That several ranks give the sums of one is proved in test_step.py.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from train.architecture import PRESETS
+from train.attention import isolate
+from train.config import TrainConfig
+from train.loop import make_model
+from train.loss import Trained
+from train.model import Decoder
+from train.optim import make_optimizer, update
+from train.parallel import World, join_world
+
+SEQ_LEN, VOCAB_SIZE = 32, 50
+PRODUCTS = ("aten::mm", "aten::addmm")
+IN_A_BLOCK = 7
+"""Matrix products: query, key, value and output of attention; gate, up and down."""
+MODES = ("none", "selective", "full")
+
+BFLOAT16, FLOAT32, FLOAT64 = torch.bfloat16, torch.float32, torch.float64
+DTYPES = {  # (dtype, master_dtype): that of weights, gradients and optimizer state, and that of the sums over ranks
+    ("float32", None): (FLOAT32, FLOAT32),
+    ("bfloat16", None): (FLOAT32, FLOAT32),
+    ("float64", None): (FLOAT64, FLOAT64),
+    ("bfloat16", "bfloat16"): (BFLOAT16, FLOAT32),
+    ("float32", "float64"): (FLOAT64, FLOAT32),
+}
+
+
+class Recorder(TorchDispatchMode):
+    """The operations that run, and the memory that they make and that is alive still."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[str, list[torch.dtype]]] = []
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        out = function(*arguments, **(keywords or {}))
+        name = function._schema.name
+        given = [value.dtype for value in (*arguments, *(keywords or {}).values()) if isinstance(value, Tensor)]
+        self.operations.append((name, given))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return out
+
+    @property
+    def products(self) -> int:
+        return sum(name in PRODUCTS for name, _ in self.operations)
+
+    def dtypes_given_to(self, part: str) -> set[torch.dtype]:
+        return {dtype for name, dtypes in self.operations if part in name for dtype in dtypes}
+
+    @property
+    def alive(self) -> int:
+        """Bytes."""
+        return sum(size for storage, size in self._made.values() if not storage.expired())
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with join_world() as world:
+        yield world
+
+
+def make_config(**changes: Any) -> TrainConfig:
+    values = {"output": "out", "datasets": [{"path": "data"}], "model": "tiny", "packs_per_step": 1, "steps": 1}
+    return TrainConfig.model_validate({**values, **changes})
+
+
+def build(world: World, **changes: Any) -> Decoder:
+    return make_model(make_config(**changes), PRESETS["tiny"].model_copy(update={"vocab_size": VOCAB_SIZE}), world)
+
+
+def forward(model: Decoder, world: World) -> Tensor:
+    """The loss of one row of one document, of which every token is trained."""
+    places = torch.arange(SEQ_LEN, device=world.device)[None]
+    input_ids = places * 7 % VOCAB_SIZE
+    isolation = isolate(torch.zeros_like(places), torch.tensor([0, SEQ_LEN], dtype=torch.int32), "sdpa")
+    trained = Trained(places[0, :-1], input_ids[0, 1:], torch.full((SEQ_LEN - 1,), 1 / SEQ_LEN, dtype=FLOAT64))
+    loss, _ = model(input_ids, places, isolation, trained)
+    return loss
+
+
+@pytest.fixture(scope="module")
+def recorded(world: World) -> dict[str, tuple[Recorder, int, Recorder]]:
+    """By mode: the forward pass, the bytes that are alive after it, and the backward pass."""
+    found = {}
+    for mode in MODES:
+        model = build(world, activation_checkpointing=mode)
+        with Recorder() as ahead:
+            loss = forward(model, world)
+        alive = ahead.alive
+        with Recorder() as back:
+            loss.backward()  # type: ignore[no-untyped-call]
+        found[mode] = ahead, alive, back
+    return found
+
+
+def test_checkpointing_computes_again_what_it_does_not_keep(recorded: Any) -> None:
+    """The last matrix product of a block is never computed again: nothing but the block's output needs it."""
+    layers = PRESETS["tiny"].num_hidden_layers
+    ahead = {mode: recorded[mode][0].products for mode in MODES}
+    again = {mode: recorded[mode][2].products - recorded["none"][2].products for mode in MODES}
+    assert set(ahead.values()) == {ahead["none"]}
+    assert ahead["none"] > IN_A_BLOCK * layers
+    assert again == {"none": 0, "selective": layers * (IN_A_BLOCK // 2), "full": layers * (IN_A_BLOCK - 1)}
+
+
+def test_selective_checkpointing_keeps_attention(recorded: Any) -> None:
+    attentions = {
+        mode: sum("attention" in name and "backward" not in name for name, _ in recorded[mode][2].operations)
+        for mode in MODES
+    }
+    assert attentions == {"none": 0, "selective": 0, "full": PRESETS["tiny"].num_hidden_layers}
+
+
+def test_checkpointing_saves_memory(recorded: Any) -> None:
+    """The attention that `selective` keeps, and half of the matrix products, are less than half of what `none` does."""
+    none, selective, full = (recorded[mode][1] for mode in MODES)
+    assert 0 < selective - full < (none - full) / 2
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[Any], list[Any]]]:
+    """What is compiled (functions), and the graphs that come of it, which run as they are."""
+    functions: list[Any] = []
+    graphs: list[Any] = []
+    compile_with = torch.compile
+
+    def keep(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_eagerly(function: Any, **options: Any) -> Any:
+        functions.append(function)
+        assert options == {"fullgraph": True}
+        return compile_with(function, backend=keep, **options)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    torch._dynamo.reset()
+    yield functions, graphs
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_each_block_is_compiled_as_a_whole(wanted: bool, compiled: tuple[list[Any], list[Any]], world: World) -> None:
+    functions, graphs = compiled
+    model = build(world, compile=wanted)
+    forward(model, world).backward()  # type: ignore[no-untyped-call]
+    layers = len(model.layers)
+    assert len(functions) == (layers if wanted else 0)
+    assert {id(function.__self__) for function in functions} == (set(map(id, model.layers)) if wanted else set())
+    assert bool(graphs) == wanted
+    for graph in graphs:
+        assert str(graph.code).count("linear(") == IN_A_BLOCK
+
+
+def test_a_block_is_whole_only_while_it_runs(world: World) -> None:
+    """Each block, and what is left, is gathered by itself: while a block runs all others are in shards."""
+    model = build(world)
+    own = {
+        block: {f"layers.{number}.{name}" for name, _ in block.named_parameters()}
+        for number, block in enumerate(model.layers)
+    }
+    rest = {name for name, _ in model.named_parameters()} - set.union(*own.values())
+    assert rest
+    whole: list[set[str]] = []
+
+    def look(block: nn.Module, arguments: Any) -> None:
+        whole.append({name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)})
+
+    for block in model.layers:
+        block.register_forward_pre_hook(look)
+    assert all(isinstance(module, FSDPModule) for module in (model, *model.layers))
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    forward(model, world).backward()  # type: ignore[no-untyped-call]
+    assert whole == [own[block] | rest for block in model.layers]
+    assert all(isinstance(parameter.grad, DTensor) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "master_dtype"), DTYPES)
+def test_dtypes(dtype: str, master_dtype: str | None, world: World) -> None:
+    master, summed = DTYPES[dtype, master_dtype]
+    config = make_config(dtype=dtype, master_dtype=master_dtype)
+    model = build(world, dtype=dtype, master_dtype=master_dtype)
+    optimizer = make_optimizer(model, config)
+    computed: set[torch.dtype] = set()
+
+    def look(block: nn.Module, arguments: Any) -> None:
+        computed.update(tensor.dtype for tensor in (arguments[0], *block.parameters()))
+
+    for block in model.layers:
+        block.register_forward_pre_hook(look)
+    loss = forward(model, world)
+    with Recorder() as back:
+        loss.backward()  # type: ignore[no-untyped-call]
+    assert computed == {getattr(torch, dtype)}
+    assert back.dtypes_given_to("fsdp::chunk_cat") == {summed}  # the buffer in which ranks sum gradients
+    assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {master}
+    update(optimizer, 0.01)
+    assert {parameter.dtype for parameter in model.parameters()} == {master}
+    states = [optimizer.state[parameter] for parameter in model.parameters()]
+    assert {state[name].dtype for state in states for name in ("exp_avg", "exp_avg_sq")} == {master}
