@@ -94,7 +94,7 @@ class MetricsLog:
         self._log_every, self._steps, self._display = log_every, steps, display
         self._peak_flops, self._memory, self._clock = peak_flops, memory, clock
         self._interval: list[StepMetrics] = []
-        self._logged = self._start_step = start_step
+        self._logged = start_step
         self._pace_from: tuple[int, float] = (start_step, clock())
         self._paced = False
         self._zero = clock() - drop_lines_after(self._path, start_step)
