@@ -132,11 +132,7 @@ class MetricsLog:
 
     def _is_due(self, step: int) -> bool:
         """Where the step that should be logged was skipped, the next one is."""
-        return (
-            step // self._log_every > self._logged // self._log_every
-            or self._logged == self._start_step
-            or step == self._steps
-        )
+        return step // self._log_every > self._logged // self._log_every or self._logged == 0 or step == self._steps
 
     def _write(self, event: str, values: Mapping[str, Any]) -> None:
         line = json.dumps({"event": event, **finite(values)}, allow_nan=False)
