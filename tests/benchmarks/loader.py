@@ -113,6 +113,8 @@ def write_dataset(folder: Path, packs: Packs, shards: int) -> str:
             name=f"shards/{path.name}", bytes=path.stat().st_size, sha256=HASH, packs=len(packs),
             documents=len(packs.doc_lengths), tokens=int(packs.doc_lengths.sum()),
         ))  # fmt: skip
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
     (folder / MANIFEST).write_bytes(make_manifest(files, packs).encode())
     return str(folder)
 
