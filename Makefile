@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 DEMO := out/demo
 SUMS := out/sums
 
-.PHONY: help setup demo sums test check format bench clean
+.PHONY: help setup demo sums test check format bench bench-train clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(STAMP)  ## make the environment in .venv
 
@@ -52,6 +52,10 @@ format: setup  ## format the code, and write the JSON Schemas anew
 
 bench: setup  ## measure, as ratios in one run
 	$(BIN)/python tests/benchmarks/prepare.py
+
+bench-train: setup  ## measure the trainer: loader, start, memory, step
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loader.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/step.py
 
 clean:  ## remove what was built
 	rm -rf out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
