@@ -48,8 +48,8 @@ class Groups:
 
 
 def group_losses(configs: Sequence[DatasetConfig], datasets: Sequence[ShardedPacks], by_source: bool) -> Groups:
-    sources = [[source.path for source in dataset.manifest.sources] if by_source else [""] for dataset in datasets]
-    return Groups(name_datasets(configs), sources, by_source)
+    sources = [[source.path for source in dataset.manifest.sources] for dataset in datasets]
+    return Groups(name_datasets(configs), sources if by_source else [[""]] * len(datasets), by_source)
 
 
 def name_datasets(configs: Sequence[DatasetConfig]) -> list[str]:
