@@ -62,7 +62,11 @@ def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: 
         return None
     temporary = final.with_name(f".{final.name}.tmp")
     if dist.get_rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for remnant in [
+            *final.parent.glob(".step-*.tmp"),
+            *final.parent.glob(".step-*.old"),
+        ]:  # of runs that were killed
+            shutil.rmtree(remnant)
         temporary.mkdir(parents=True)
     dist.barrier()
     save(_tensors(model, optimizer), checkpoint_id=temporary)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from schemas.errors import ConfigError
 from train.architecture import Architecture
 from train.attention import Kernel, choose_kernel
-from train.checkpoint import RunState, changed_settings, load_checkpoint, load_model, save_checkpoint
+from train.checkpoint import RunState, changed_settings, list_checkpoints, load_checkpoint, load_model, save_checkpoint
 from train.config import ModelFolder, TrainConfig
 from train.display import make_display
 from train.export import export
@@ -20,7 +20,7 @@ from train.flops import device_peak_flops, step_flops
 from train.groups import Groups
 from train.metrics import MetricsLog, StepMetrics, peak_memory
 from train.model import Decoder
-from train.nonfinite import NONFINITE, stop_nonfinite
+from train.nonfinite import NONFINITE, find_nonfinite
 from train.optim import clip_gradients, make_optimizer, update
 from train.parallel import World, dtypes_of, join_world, parallelize, use_deterministic_kernels
 from train.plan import MODEL, Mode, Plan, has_ended, make_feeder, make_groups, make_validation, plan_run
@@ -35,10 +35,11 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
     """Train, save and export. What is wrong with config, model or data is raised before the ranks meet."""
     if mode == "resume" and has_ended(config.output):
         if os.environ.get("RANK", "0") == "0":
-            print(f"this run has ended: its model is in {config.output / MODEL}")
+            print(f"this run has ended: its model is in {config.output / MODEL}; it left no checkpoint to go on from")
         return
     plan = plan_run(config, mode)
     with join_world() as world, stop_on_signals() as stop:
+        check_ranks_agree(plan, world)
         if mode == "export":
             model = make_model(config, plan.architecture, world, empty=True)
             assert plan.checkpoint is not None
@@ -47,6 +48,7 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
             return
         run = start_run(plan, world, stop)
         introduce(run)
+        run.state = run.state.model_copy(update={"config": config.model_dump(mode="json")})
         if run_steps(run):
             export_model(plan, run.model, world)
 
@@ -96,7 +98,6 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     if world.rank == 0:
         (config.output / NONFINITE).unlink(missing_ok=True)  # of the attempt before
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
-    check_ranks_agree(plan, world)
     model = make_model(config, plan.architecture, world, empty=plan.checkpoint is not None)
     optimizer = make_optimizer(model, config)
     if plan.checkpoint:
@@ -107,12 +108,13 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
 
 
 def check_ranks_agree(plan: Plan, world: World) -> None:
-    """Raises ConfigError where ranks go on from different steps."""
-    steps = world.sum([plan.state.step * (rank == world.rank) for rank in range(world.ranks)])
+    """Raises ConfigError where ranks would go on from different checkpoints, or some from none."""
+    own = plan.state.step if plan.checkpoint else -1
+    steps = world.sum([own * (rank == world.rank) for rank in range(world.ranks)])
     if len(set(steps)) > 1:
         raise ConfigError(
-            f"ranks would go on after different steps ({min(steps):.0f} to {max(steps):.0f}): they see different "
-            f"folders at {plan.config.output}; output must be a file system that all nodes share"
+            f"ranks would go on after different steps ({min(steps):.0f} to {max(steps):.0f}, -1 is none): they see "
+            f"different folders at {plan.config.output}; output must be a file system that all nodes share"
         )
 
 
@@ -149,8 +151,8 @@ def run_steps(run: Run) -> bool:
     config, checkpoints = run.plan.config, run.plan.config.checkpoints
     feeder = make_feeder(run.plan, run.world, config.datasets, run.plan.datasets)
     steps = feed_steps(feeder, run.plan.mixture, run.state.taken, run.plan.sizes)
-    if run.state.step == 0:
-        measure(run)
+    if config.validation and run.is_due(config.validation.every):
+        measure_once(run)
     for data, waited in read_ahead(steps):
         started = monotonic() - waited
         count = count_step(data.microbatches, bool(run.stop), run.world)
@@ -166,7 +168,7 @@ def run_steps(run: Run) -> bool:
             save(run)
         if config.validation and run.is_due(config.validation.every):
             measure(run)
-    flush_log(run)
+    finish(run)
     skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
     run.world.say(f"{run.state.step - run.state.skipped:,} steps done{skipped}")
     return True
@@ -185,8 +187,12 @@ def take_step(run: Run, data: StepData, count: StepCount) -> StepDone:
     loss = accumulate_gradients(run.model, data.microbatches, count, len(run.groups), run.kernel, run.world)
     grad_norm = clip_gradients(run.model, config.clip_norm)
     if not (math.isfinite(loss.mean) and math.isfinite(grad_norm)):
-        save(run)
-        stop_nonfinite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
+        error = find_nonfinite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
+        try:
+            save(run)
+        except OSError as failed:
+            raise error from failed
+        raise error
     learning_rate = learning_rate_at(step, run.plan.steps, config)
     update(run.optimizer, learning_rate)
     return StepDone(loss, grad_norm, learning_rate)
@@ -226,6 +232,21 @@ def measure(run: Run) -> None:
         losses = validate(run.model, run.validation, run.kernel, run.stop, run.world)
         if run.log and losses is not None:
             run.log.validation(run.state.step, losses)
+
+
+def measure_once(run: Run) -> None:
+    """At the start, unless the log has it from before: a run may have been stopped between its checkpoint and this."""
+    missing = run.log is not None and not run.log.has_validation(run.state.step)
+    if any(run.world.sum([float(missing)])):
+        measure(run)
+
+
+def finish(run: Run) -> None:
+    """Where there are checkpoints the newest is that of the end; so is one where a signal came in the last step."""
+    flush_log(run)
+    asked = bool(run.stop) or (run.world.rank == 0 and bool(list_checkpoints(run.plan.config.output)))
+    if any(run.world.sum([float(asked)])):
+        save(run)
 
 
 def flush_log(run: Run) -> None:

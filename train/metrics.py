@@ -126,6 +126,13 @@ class MetricsLog:
         self._write("validation", {"step": step, "elapsed": round(self._clock() - self._zero, 3), "losses": means})
         self._display.validation(step, means)
 
+    def has_validation(self, step: int) -> bool:
+        """Whether the file has one after `step` steps."""
+        if not self._path.exists():
+            return False
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return any(line["event"] == "validation" and line["step"] == step for line in lines)
+
     def note(self, text: str) -> None:
         """Something for the eye alone."""
         self._display.note(text)

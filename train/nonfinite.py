@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from train.config import DatasetConfig
 from train.feed import StepData
@@ -17,7 +16,7 @@ class NonFiniteStep(ValueError):
     """A step whose loss or gradient is NaN or infinite."""
 
 
-def stop_nonfinite(
+def find_nonfinite(
     step: int,
     loss: StepLoss,
     grad_norm: float,
@@ -25,9 +24,8 @@ def stop_nonfinite(
     entries: Sequence[DatasetConfig],
     output: Path,
     world: World,
-) -> NoReturn:
-    """Raises NonFiniteStep, after rank 0 has written the step's packs to OUTPUT/nonfinite.json; every rank must call
-    it."""
+) -> NonFiniteStep:
+    """The error to raise; rank 0 has written the step's packs to OUTPUT/nonfinite.json. Every rank must call it."""
     mine = {row * world.ranks + world.rank for row in loss.broken}  # as train.order.deal has it
     broken = world.sum([float(number in mine) for number in range(len(data.packs))])
     packs = [
@@ -47,7 +45,7 @@ def stop_nonfinite(
     if bad:
         holdout = " --holdout" if bad[0]["holdout"] else ""
         look = f"; look with `packline inspect {bad[0]['dataset']} --pack {bad[0]['pack']}{holdout}`"
-    raise NonFiniteStep(
+    return NonFiniteStep(
         f"step {step}: loss {loss.mean}, gradient norm {grad_norm}. The weights of the step before are saved, and this "
         f"step's packs are in {output / NONFINITE}{look}"
     )

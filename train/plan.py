@@ -165,7 +165,10 @@ def _find_checkpoint(config: TrainConfig, start: RunState, mode: Mode) -> Path |
         check_same_run(found[-1], read_run_state(found[-1]), start)
         return found[-1]
     if mode == "export":
-        raise ConfigError(f"{config.output / FOLDER} holds no complete checkpoint; train first")
+        ended = (
+            f"; {config.output / MODEL} is what the run made" if (config.output / MODEL).exists() else "; train first"
+        )
+        raise ConfigError(f"{config.output / FOLDER} holds no complete checkpoint{ended}")
     if mode == "start":
         _check_output_is_new(config.output)
     return None

@@ -20,13 +20,15 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Signals set the flag. The same one a second time does what it does to any process."""
+    """Signals set the flag, and come twice where a launcher passes on what its ranks got, too. Only a second SIGINT,
+    which someone types, does what it does to any process."""
     flag = StopFlag()
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def handle(number: int, frame: FrameType | None) -> None:
         flag.is_set = True
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     for number in SIGNALS:
         signal.signal(number, handle)

@@ -20,6 +20,7 @@ from schemas.errors import ConfigError
 from train import loop as train_loop
 from train.checkpoint import list_checkpoints
 from train.config import TrainConfig
+from train.nonfinite import NonFiniteStep
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 EXACT = ("loss", "grad_norm", "lr", "trained_tokens", "tokens", "losses")
@@ -80,10 +81,8 @@ def test_ten_and_ten_steps_are_twenty_bit_for_bit(config: dict[str, Any], tmp_pa
     assert [[line[key] for key in EXACT] for line in half] == [[line[key] for key in EXACT] for line in whole]
     expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "half")
     assert all(np.array_equal(found[name], tensor) for name, tensor in expected.items())
-    assert sorted(path.name for path in (tmp_path / "half" / "checkpoints").glob("step-*")) == [
-        "step-00000010",
-        "step-00000020",
-    ]
+    kept = sorted(path.name for path in (tmp_path / "half" / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000020"]
 
 
 @pytest.mark.slow
@@ -243,6 +242,64 @@ def test_a_crash_while_saving_leaves_the_checkpoints_before(
     assert complete in (["step-00000002"], ["step-00000002", "step-00000003"])
     run(config, "resume")
     assert [path.name for path in list_checkpoints(tmp_path / "whole")] == ["step-00000004"]
+
+
+def test_a_run_that_was_stopped_once_has_its_end_as_the_newest_checkpoint(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So --export gives the end, and another --resume has nothing to do. What changed is told since the last start."""
+    config = {**config, "steps": 6, "checkpoints": {}, "schedule": "constant"}
+    with monkeypatch.context() as context:
+        stop_at(3, context)
+        run(config)
+    run({**config, "learning_rate": 0.02}, "resume")
+    assert "changed since then: learning_rate: 0.01 -> 0.02" in capsys.readouterr().out
+    assert [path.name for path in list_checkpoints(tmp_path / "whole")][-1] == "step-00000006"
+    weights = weights_of(tmp_path / "whole")
+    for mode in ("export", "resume"):
+        run({**config, "learning_rate": 0.02}, mode)
+        assert all(np.array_equal(weights_of(tmp_path / "whole")[name], tensor) for name, tensor in weights.items())
+    assert "changed since then" not in capsys.readouterr().out
+
+
+def test_a_validation_that_was_broken_off_is_made_up(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation = {"every": 2, "datasets": [{"path": config["datasets"][0]["path"]}]}
+    config = {**config, "steps": 4, "checkpoints": {"every": 2}, "validation": validation}
+    run(config)
+    broken = {**config, "output": str(tmp_path / "broken")}
+    validate = train_loop.validate
+    calls = iter(range(10))
+    with monkeypatch.context() as context:
+        context.setattr(train_loop, "validate", lambda *given: 1 / 0 if next(calls) == 1 else validate(*given))
+        with pytest.raises(ZeroDivisionError):
+            run(broken)
+        torch.distributed.destroy_process_group()
+    run(broken, "resume")
+    whole, found = (
+        list(map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines()))
+        for name in ("whole", "broken")
+    )
+    for event in ("step", "validation"):
+        assert [line["step"] for line in found if line["event"] == event] == [
+            line["step"] for line in whole if line["event"] == event
+        ]
+    assert [line["losses"] for line in found] == [line["losses"] for line in whole]
+
+
+def test_what_is_not_finite_is_told_even_where_saving_fails(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train_loop, "clip_gradients", lambda *_: float("nan"))
+    monkeypatch.setattr(train_loop, "save_checkpoint", full)
+    with pytest.raises(NonFiniteStep, match="the loss itself is finite"):
+        run(config)
+    torch.distributed.destroy_process_group()
+    assert json.loads((tmp_path / "whole" / "nonfinite.json").read_text())["step"] == 1
 
 
 def test_ranks_that_write_elsewhere_are_noticed(
