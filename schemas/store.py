@@ -93,7 +93,7 @@ class Folder:
             return
         temporary = _write_temporary(path, data)
         os.replace(temporary, path)
-        _sync_folder(path)
+        sync_path(os.path.dirname(path))
 
     def ensure(self, name: str, data: bytes) -> None:
         """Write a file unless it is there with these very bytes."""
@@ -116,7 +116,7 @@ class Folder:
             return False
         finally:
             os.unlink(temporary)
-        _sync_folder(path)
+        sync_path(os.path.dirname(path))
         return True
 
     def remove(self, name: str) -> None:
@@ -140,8 +140,9 @@ def _write_temporary(path: str, data: bytes) -> str:
     return temporary
 
 
-def _sync_folder(path: str) -> None:
-    handle = os.open(os.path.dirname(path), os.O_RDONLY)
+def sync_path(path: str | Path) -> None:
+    """A local file or folder onto its disk; of a folder, the names in it."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from train.flops import count_pairs
-from train.loss import Trained
 from train.packs import Pack, find_borders, find_positions
 
 Floats = npt.NDArray[np.float64]
@@ -52,16 +51,12 @@ class Batch:
     position_ids: Tensor  # int64[B, seq_len], restarting with each document
     document_ids: Tensor  # int64[B, seq_len], 0, 1, ... in each row; the padding is a document of its own
     cu_seqlens: Tensor  # int32[...], borders of all documents of the rows laid end to end; the last one is repeated
-    places: Tensor  # int64[N], see Trained
+    places: Tensor  # int64[N], see train.loss
     targets: Tensor  # int64[N]
     weights: Tensor  # float64[N]
     groups: Tensor  # int64[N], the group whose loss it belongs to
     tokens: int  # of documents, without the padding
     pairs: int  # of a query and a key that it sees, see train.flops
-
-    @property
-    def trained(self) -> Trained:
-        return Trained(self.places, self.targets, self.weights)
 
     def to(self, device: torch.device) -> "Batch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

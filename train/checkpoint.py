@@ -6,7 +6,6 @@ A folder has this name only when every rank has written its part; until then it 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from schemas.errors import ConfigError
+from schemas.store import sync_path
 from train.architecture import Architecture
 
 FOLDER = "checkpoints"
@@ -62,11 +62,7 @@ def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: 
         return None
     temporary = final.with_name(f".{final.name}.tmp")
     if dist.get_rank() == 0:
-        for remnant in [
-            *final.parent.glob(".step-*.tmp"),
-            *final.parent.glob(".step-*.old"),
-        ]:  # of runs that were killed
-            shutil.rmtree(remnant)
+        _remove_remnants(final.parent)
         temporary.mkdir(parents=True)
     dist.barrier()
     save(_tensors(model, optimizer), checkpoint_id=temporary)
@@ -79,6 +75,13 @@ def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: 
             _remove(old)
     dist.barrier()
     return final
+
+
+def _remove_remnants(folder: Path) -> None:
+    """Of runs that were killed while they saved, or removed an old checkpoint."""
+    for pattern in (".step-*.tmp", ".step-*.old"):
+        for remnant in folder.glob(pattern):
+            shutil.rmtree(remnant)
 
 
 def _check_all_wrote(folder: Path) -> None:
@@ -168,8 +171,4 @@ def _tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 def _sync(folder: Path) -> None:
     """Onto the disk, before the folder gets its name."""
     for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_path(path)

@@ -120,12 +120,16 @@ def _spread(items: Sequence[int], most: int) -> list[int]:
     return [items[index] for index in chosen.tolist()]
 
 
+def _place(pack: Pack, document: int) -> slice:
+    end = int(pack.doc_lengths[: document + 1].sum())
+    return slice(end - int(pack.doc_lengths[document]), end)
+
+
 def _alone(pack: Pack, document: int) -> Pack:
     """A pack that holds this document only."""
-    end = int(pack.doc_lengths[: document + 1].sum())
-    length = int(pack.doc_lengths[document])
+    own = pack.input_ids[_place(pack, document)]
     input_ids, channel = np.zeros_like(pack.input_ids), np.zeros_like(pack.channel)
-    input_ids[:length] = pack.input_ids[end - length : end]
+    input_ids[: len(own)] = own
     return replace(
         pack,
         input_ids=input_ids,
@@ -136,8 +140,7 @@ def _alone(pack: Pack, document: int) -> Pack:
 
 
 def _changed(pack: Pack, document: int, vocab_size: int) -> Pack:
-    end = int(pack.doc_lengths[: document + 1].sum())
-    own = slice(end - int(pack.doc_lengths[document]), end)
+    own = _place(pack, document)
     input_ids = pack.input_ids.copy()
     input_ids[own] = (input_ids[own] + 1) % vocab_size
     return replace(pack, input_ids=input_ids)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.batch import Batch, Entry, make_batch
+from train.groups import Groups
 from train.mixture import Mixture, PackRef
 from train.order import deal
 from train.packs import ShardedPacks
@@ -23,8 +24,7 @@ class Feeder:
 
     datasets: Sequence[ShardedPacks]
     tables: Sequence[npt.NDArray[np.bool_]]  # their loss policies
-    first_groups: Sequence[int]  # see train.groups
-    by_source: bool
+    groups: Groups
     rank: int
     ranks: int
     packs_per_microbatch: int
@@ -43,7 +43,7 @@ class Feeder:
 
     def _entry(self, ref: PackRef) -> Entry:
         pack = self.datasets[ref.dataset][ref.pack]
-        return Entry(pack, self.tables[ref.dataset], self.first_groups[ref.dataset], self.by_source)
+        return Entry(pack, self.tables[ref.dataset], self.groups.firsts[ref.dataset], self.groups.by_source)
 
 
 @dataclass(frozen=True, slots=True)

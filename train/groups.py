@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -14,7 +15,7 @@ from train.packs import ShardedPacks
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Groups:
     """The groups of the data sets laid end to end: each data set has one, or one for each of its sources."""
 
@@ -22,7 +23,7 @@ class Groups:
     sources: list[list[str]]  # of each data set's groups
     by_source: bool
 
-    @property
+    @cached_property
     def firsts(self) -> list[int]:
         return [0, *accumulate(map(len, self.sources))][:-1]
 

@@ -15,15 +15,14 @@ from train.checkpoint import RunState, changed_settings, list_checkpoints, load_
 from train.config import ModelFolder, TrainConfig
 from train.display import make_display
 from train.export import export
-from train.feed import StepData, feed_steps, read_ahead
+from train.feed import Feeder, StepData, feed_steps, read_ahead
 from train.flops import device_peak_flops, step_flops
-from train.groups import Groups
 from train.metrics import MetricsLog, StepMetrics, peak_memory
 from train.model import Decoder
 from train.nonfinite import NONFINITE, find_nonfinite
 from train.optim import clip_gradients, make_optimizer, update
 from train.parallel import World, dtypes_of, join_world, parallelize, use_deterministic_kernels
-from train.plan import MODEL, Mode, Plan, has_ended, make_feeder, make_groups, make_validation, plan_run
+from train.plan import MODEL, Mode, Plan, has_ended, make_feeder, make_validation, plan_run
 from train.schedule import learning_rate_at
 from train.signals import StopFlag, stop_on_signals
 from train.step import StepCount, StepLoss, accumulate_gradients, count_step
@@ -62,7 +61,7 @@ class Run:
     model: Decoder
     optimizer: Optimizer
     kernel: Kernel
-    groups: Groups
+    feeder: Feeder
     validation: Validation | None
     log: MetricsLog | None  # on rank 0
     stop: StopFlag
@@ -77,18 +76,16 @@ def introduce(run: Run) -> None:
     plan, config = run.plan, run.plan.config
     for entry, dataset in zip(config.datasets, plan.datasets, strict=True):
         trained = dataset.count_trained_tokens(config.policy_of(entry))
-        run.world.say(
-            f"{entry.path}: {len(dataset):,} packs of {dataset.manifest.seq_len:,}, {trained:,} tokens trained"
-        )
+        tell(run, f"{entry.path}: {len(dataset):,} packs of {dataset.manifest.seq_len:,}, {trained:,} tokens trained")
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     where = f"{run.world.ranks} x {run.world.device.type}"
-    run.world.say(f"{parameters:,} parameters, {config.dtype} on {where}, attention by {run.kernel}")
+    tell(run, f"{parameters:,} parameters, {config.dtype} on {where}, attention by {run.kernel}")
     if run.validation:
-        run.world.say(f"validation on {run.validation.count():,} packs")
+        tell(run, f"validation on {sum(run.validation.sizes()):,} packs")
     if plan.checkpoint:
-        run.world.say(f"going on after step {plan.state.step} from {plan.checkpoint}")
+        tell(run, f"going on after step {plan.state.step} from {plan.checkpoint}")
         for line in changed_settings(plan.state, config.model_dump(mode="json")):
-            run.world.say(f"changed since then: {line}")
+            tell(run, f"changed since then: {line}")
 
 
 def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
@@ -102,9 +99,9 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     optimizer = make_optimizer(model, config)
     if plan.checkpoint:
         load_checkpoint(plan.checkpoint, model, optimizer)
-    groups = make_groups(plan, config.datasets, plan.datasets)
+    feeder = make_feeder(plan, world, config.datasets, plan.datasets)
     log = open_log(plan, world) if world.rank == 0 else None
-    return Run(plan, world, model, optimizer, kernel, groups, make_validation(plan, world), log, stop, plan.state)
+    return Run(plan, world, model, optimizer, kernel, feeder, make_validation(plan, world), log, stop, plan.state)
 
 
 def check_ranks_agree(plan: Plan, world: World) -> None:
@@ -149,16 +146,16 @@ def make_model(config: TrainConfig, architecture: Architecture, world: World, *,
 def run_steps(run: Run) -> bool:
     """Whether all steps are done; a signal stops the run before, which then is saved."""
     config, checkpoints = run.plan.config, run.plan.config.checkpoints
-    feeder = make_feeder(run.plan, run.world, config.datasets, run.plan.datasets)
-    steps = feed_steps(feeder, run.plan.mixture, run.state.taken, run.plan.sizes)
-    if config.validation and run.is_due(config.validation.every):
+    validate_every = config.validation.every if config.validation else None
+    steps = feed_steps(run.feeder, run.plan.mixture, run.state.taken, run.plan.sizes)
+    if run.is_due(validate_every):
         measure_once(run)
     for data, waited in read_ahead(steps):
         started = monotonic() - waited
         count = count_step(data.microbatches, bool(run.stop), run.world)
         if count.stop:
             save(run)
-            run.world.say(f"stopped by a signal after step {run.state.step}; go on with --resume")
+            tell(run, f"stopped by a signal after step {run.state.step}; go on with --resume")
             return False
         done = take_step(run, data, count) if count.weight else None
         advance(run, data, skipped=done is None)
@@ -166,11 +163,11 @@ def run_steps(run: Run) -> bool:
             run.log.add(describe_step(run, data, count, done, monotonic() - started, waited))
         if run.is_due(checkpoints.every):
             save(run)
-        if config.validation and run.is_due(config.validation.every):
+        if run.is_due(validate_every):
             measure(run)
     finish(run)
     skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
-    run.world.say(f"{run.state.step - run.state.skipped:,} steps done{skipped}")
+    tell(run, f"{run.state.step - run.state.skipped:,} steps done{skipped}")
     return True
 
 
@@ -184,7 +181,7 @@ class StepDone:
 def take_step(run: Run, data: StepData, count: StepCount) -> StepDone:
     """One optimizer step. Raises NonFiniteStep, on all ranks, before it touches the weights."""
     config, step = run.plan.config, run.state.step
-    loss = accumulate_gradients(run.model, data.microbatches, count, len(run.groups), run.kernel, run.world)
+    loss = accumulate_gradients(run.model, data.microbatches, count, len(run.feeder.groups), run.kernel, run.world)
     grad_norm = clip_gradients(run.model, config.clip_norm)
     if not (math.isfinite(loss.mean) and math.isfinite(grad_norm)):
         error = find_nonfinite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
@@ -222,16 +219,16 @@ def describe_step(
         seconds=seconds,
         data_wait=waited,
         flops=flops,
-        losses=run.groups.by_dataset(loss.sums, loss.weights),
-        source_losses=run.groups.each(loss.sums, loss.weights),
+        losses=run.feeder.groups.by_dataset(loss.sums, loss.weights),
+        source_losses=run.feeder.groups.each(loss.sums, loss.weights),
     )
 
 
 def measure(run: Run) -> None:
-    if run.validation:
-        losses = validate(run.model, run.validation, run.kernel, run.stop, run.world)
-        if run.log and losses is not None:
-            run.log.validation(run.state.step, losses)
+    assert run.validation is not None
+    losses = validate(run.model, run.validation, run.kernel, run.stop, run.world)
+    if run.log and losses is not None:
+        run.log.validation(run.state.step, losses)
 
 
 def measure_once(run: Run) -> None:
@@ -249,6 +246,12 @@ def finish(run: Run) -> None:
         save(run)
 
 
+def tell(run: Run, line: str) -> None:
+    """Where the lines of steps go."""
+    if run.log:
+        run.log.note(line)
+
+
 def flush_log(run: Run) -> None:
     if run.log:
         run.log.flush()
@@ -260,7 +263,7 @@ def save(run: Run) -> None:
     flush_log(run)
     folder = save_checkpoint(config.output, run.state, run.model, run.optimizer, config.checkpoints.keep)
     if folder:
-        run.world.say(f"checkpoint in {folder}")
+        tell(run, f"checkpoint in {folder}")
 
 
 def export_model(plan: Plan, model: Decoder, world: World) -> None:

@@ -1,7 +1,7 @@
 """What one sees of a run: a line of text and a line of metrics.jsonl for each logged step, both by rank 0.
 
 The loop measures each step (`StepMetrics`); what is logged (`LoggedStep`) covers the interval, that is, all steps since
-the line before. Logged are the first step, each `log_every`-th, and the last.
+the line before. Logged are the first step, each `log_every`-th, that of a checkpoint, and the last.
 """
 
 import json

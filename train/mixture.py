@@ -11,8 +11,6 @@ set has given as many packs as T / stride rounded, and the shares of tokens are 
 Without weights the stride is 1 / packs: each data set is gone through once, evenly spread, before any begins again.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
@@ -21,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from schemas.errors import DatasetError
+from schemas.recipe import canonical_sha256
 from schemas.splitmix import mix
 from train.order import PackOrder
 from train.packs import ShardedPacks
@@ -116,4 +115,4 @@ def _fingerprint(
         "seed": seed,
         "shuffle_shards": shuffle_shards,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return canonical_sha256(content)

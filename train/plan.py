@@ -1,7 +1,5 @@
 """What a run will do, known from config, manifests and config.json alone, before any rank or memory is taken."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +7,12 @@ from typing import Literal
 
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST
+from schemas.recipe import canonical_sha256
 from train.architecture import Architecture, check_fit
 from train.checkpoint import FOLDER, RunState, check_same_run, list_checkpoints, read_run_state
 from train.config import DatasetConfig, ModelFolder, TrainConfig
 from train.feed import Feeder
-from train.groups import Groups, group_losses
+from train.groups import group_losses
 from train.metrics import METRICS
 from train.mixture import Mixture
 from train.model_folder import read_architecture
@@ -95,8 +94,7 @@ def make_feeder(plan: Plan, world: World, entries: Sequence[DatasetConfig], data
     return Feeder(
         datasets=datasets,
         tables=[config.policy_of(entry).table() for entry in entries],
-        first_groups=make_groups(plan, entries, datasets).firsts,
-        by_source=config.loss_by_source,
+        groups=group_losses(entries, datasets, config.loss_by_source),
         rank=world.rank,
         ranks=world.ranks,
         packs_per_microbatch=config.packs_per_microbatch,
@@ -105,20 +103,11 @@ def make_feeder(plan: Plan, world: World, entries: Sequence[DatasetConfig], data
     )
 
 
-def make_groups(plan: Plan, entries: Sequence[DatasetConfig], datasets: Sequence[ShardedPacks]) -> Groups:
-    return group_losses(entries, datasets, plan.config.loss_by_source)
-
-
 def make_validation(plan: Plan, world: World) -> Validation | None:
     wanted = plan.config.validation
     if wanted is None:
         return None
-    return Validation(
-        make_feeder(plan, world, wanted.datasets, plan.validation),
-        make_groups(plan, wanted.datasets, plan.validation),
-        wanted.packs,
-        plan.config.seed,
-    )
+    return Validation(make_feeder(plan, world, wanted.datasets, plan.validation), wanted.packs, plan.config.seed)
 
 
 def _find_architecture(config: TrainConfig, datasets: Sequence[ShardedPacks]) -> Architecture:
@@ -134,7 +123,7 @@ def _fingerprint_loss(config: TrainConfig) -> str:
     """sha256 of what makes tokens' losses the step's."""
     policies = [config.policy_of(dataset).model_dump() for dataset in config.datasets]
     content = {"policies": policies, "normalization": config.loss_normalization}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return canonical_sha256(content)
 
 
 def _step_sizes(config: TrainConfig, datasets: Sequence[ShardedPacks], state: RunState) -> Sequence[int]:

@@ -9,7 +9,6 @@ from torch import nn
 from train.attention import Kernel
 from train.batch import Batch
 from train.feed import Feeder
-from train.groups import Groups
 from train.metrics import LossSum
 from train.mixture import PackRef
 from train.order import PackOrder
@@ -23,18 +22,18 @@ class Validation:
     """The data sets to measure, and how many packs of each; the choice is the same each time."""
 
     feeder: Feeder
-    groups: Groups
     most_packs: int | None
     seed: int
 
-    def count(self) -> int:
-        return sum(min(len(dataset), self.most_packs or len(dataset)) for dataset in self.feeder.datasets)
+    def sizes(self) -> list[int]:
+        """The packs of each data set."""
+        return [min(len(dataset), self.most_packs or len(dataset)) for dataset in self.feeder.datasets]
 
     def batches(self) -> Iterator[Batch]:
         """This rank's, one at a time; every rank has as many."""
         a_round = self.feeder.packs_per_microbatch * self.feeder.ranks
-        for number, dataset in enumerate(self.feeder.datasets):
-            order, packs = PackOrder([len(dataset)], self.seed), min(len(dataset), self.most_packs or len(dataset))
+        for number, (dataset, packs) in enumerate(zip(self.feeder.datasets, self.sizes(), strict=True)):
+            order = PackOrder([len(dataset)], self.seed)
             for start in range(0, packs, a_round):
                 chosen = order.take(start, min(a_round, packs - start)).tolist()
                 yield from self.feeder.load([PackRef(number, pack) for pack in chosen])
@@ -45,7 +44,8 @@ def validate(
     model: nn.Module, validation: Validation, kernel: Kernel, stop: StopFlag, world: World
 ) -> dict[str, LossSum] | None:
     """The loss of each data set, by name; None where a signal came meanwhile. Every rank must call it."""
-    sums, weights = torch.zeros((2, len(validation.groups)), dtype=torch.float64, device=world.device)
+    groups = validation.feeder.groups
+    sums, weights = torch.zeros((2, len(groups)), dtype=torch.float64, device=world.device)
     stopped = False
     for batch in (own.to(world.device) for own in validation.batches()):
         stopped = world.sum([float(bool(stop))])[0] > 0
@@ -57,4 +57,4 @@ def validate(
     if stopped:
         return None
     total = sum_losses(sums, weights, [], world)
-    return validation.groups.by_dataset(total.sums, total.weights)
+    return groups.by_dataset(total.sums, total.weights)

@@ -10,6 +10,7 @@ import pytest
 from schemas.errors import DatasetError
 from schemas.policy import PRESETS
 from train.feed import Feeder, feed_steps, read_ahead
+from train.groups import Groups
 from train.mixture import Mixture
 from train.packs import ShardedPacks
 
@@ -18,8 +19,7 @@ def make_feeder(datasets: Sequence[ShardedPacks], rank: int, ranks: int) -> Feed
     return Feeder(
         datasets=datasets,
         tables=[PRESETS["all"].table(), PRESETS["assistant"].table()],
-        first_groups=[0, 1],
-        by_source=False,
+        groups=Groups(["one", "two"], [[""], [""]], by_source=False),
         rank=rank,
         ranks=ranks,
         packs_per_microbatch=2,
