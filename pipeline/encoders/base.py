@@ -4,10 +4,12 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.encoders.batch import BatchEncoder
 
 # White space and word characters are those of Rust's regex crate; Python's \s and \w have others besides.
 _SPACES = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*")
@@ -56,11 +58,13 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """Text to ids. `libraries` names the packages that do the work."""
+    """Text to ids. `libraries` names the packages that do the work; `normal_form` is what becomes of the text between
+    added tokens first."""
 
     libraries: tuple[str, ...]
     vocab_size: int
     added_tokens: tuple[AddedToken, ...]
+    normal_form: Literal["NFC"] | None
 
     def encode(self, text: str, controls: Sequence[TokenSpan] | None) -> Encoded:
         """Encode a rendering. Control tokens come out at `controls` and nowhere else; None: wherever the text has
@@ -72,6 +76,10 @@ class Encoder(Protocol):
 
     def with_controls(self, contents: Collection[str]) -> "Encoder":
         """The same encoder, for which these added tokens are the control tokens."""
+
+    def batch(self) -> BatchEncoder | None:
+        """The same library for the stretches of text between added tokens; None where their ids are not what the whole
+        text gives."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, control tokens included; broken characters as U+FFFD."""

@@ -3,6 +3,7 @@
 import copy
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from pipeline.encoders.base import (
     join_encoded,
     set_controls,
 )
+from pipeline.encoders.batch import EncodedBatch, Strings, join_ids
 from pipeline.encoders.normalization import nfc_with_origins
 
 
@@ -41,7 +43,7 @@ class BytePairEncoder:
         self._set_added(added_tokens)
         self._names = {token.id: token.content.encode() for token in added_tokens}
         self._first_id = first_id
-        self._nfc = nfc
+        self.normal_form: Literal["NFC"] | None = "NFC" if nfc else None
         self._prefix, self._suffix = list(prefix), list(suffix)
         self._sizes = np.zeros(max(ranks.values()) + 1, np.int64)  # bytes of each rank
         for token, rank in ranks.items():
@@ -68,6 +70,11 @@ class BytePairEncoder:
         ids = self.encode(text, None if parse else []).ids
         return np.concatenate([np.array(self._prefix, np.int32), ids, np.array(self._suffix, np.int32)])
 
+    def batch(self) -> "BytePairBatches":
+        sizes = np.zeros(self.vocab_size, np.int64)
+        sizes[self._first_id : self._first_id + len(self._sizes)] = self._sizes
+        return BytePairBatches(self._ranks, self._first_id, sizes)
+
     def decode(self, ids: Sequence[int]) -> str:
         tokens = (self._names.get(i) or self._ranks.decode_single_token_bytes(i - self._first_id) for i in ids)
         return b"".join(tokens).decode("utf-8", errors="replace")
@@ -79,7 +86,7 @@ class BytePairEncoder:
         return join_encoded(len(text), spans, pieces)
 
     def _normalize_and_encode(self, finders: "_Finders", text: str) -> Encoded:
-        if self._nfc and not unicodedata.is_normalized("NFC", text):
+        if self.normal_form and not unicodedata.is_normalized("NFC", text):
             normalized, origins = nfc_with_origins(text)
             encoded = self._normalize_and_encode(finders, normalized)
             ends = np.append(origins, np.int32(len(text)))[encoded.ends]
@@ -93,6 +100,21 @@ class BytePairEncoder:
         byte_ends = np.cumsum(self._sizes[ranks])
         starts, ends = _characters(text, byte_ends - self._sizes[ranks], byte_ends)
         return Encoded((ranks + self._first_id).astype(np.int32), starts, ends)
+
+
+class BytePairBatches:
+    """tiktoken's `encode_ordinary`, text by text."""
+
+    name = "tiktoken"
+
+    def __init__(self, ranks: tiktoken.Encoding, first_id: int, sizes: npt.NDArray[np.int64]) -> None:
+        self.sizes = sizes
+        self._ranks = ranks
+        self._first_id = first_id
+
+    def encode(self, texts: Strings) -> EncodedBatch:
+        encoded = join_ids(_encode_ordinary(self._ranks, text) for text in texts)
+        return EncodedBatch(encoded.ids + np.int32(self._first_id), encoded.offsets)
 
 
 class _Finders:

@@ -4,13 +4,21 @@ import copy
 import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from pipeline.encoders.base import AddedToken, Encoded, TokenSpan, set_controls, tile
+from pipeline.encoders.byte_level import (
+    ByteLevelBatches,
+    byte_sizes,
+    is_byte_level,
+    normal_form,
+    vocabulary_controls,
+    without_added_tokens,
+)
 from pipeline.encoders.literal import LiteralTokenizer
 from schemas.errors import ConfigError
 
@@ -30,6 +38,8 @@ class HuggingFaceEncoder:
         self._suffix = [] if eos_id is None else [eos_id]
         self._tokenizer.post_processor = None  # it adds ids that are not in the text, and trims the spans
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self._is_byte_level = is_byte_level(document)
+        self.normal_form: Literal["NFC"] | None = normal_form(document) if self._is_byte_level else None
         added = read_added_tokens(document)
         _check_numbers(added, self._tokenizer)
         self._set_added(added)
@@ -80,6 +90,21 @@ class HuggingFaceEncoder:
     def encode_document(self, text: str, *, parse: bool = False) -> npt.NDArray[np.int32]:
         ids = self.encode(text, None if parse else []).ids.tolist()
         return np.array([*self._prefix, *ids, *self._suffix], np.int32)
+
+    def batch(self) -> ByteLevelBatches | None:
+        if not self._is_byte_level:
+            return None
+        document = json.loads(self._source)
+        return ByteLevelBatches(self._plain_tokenizer(document), byte_sizes(document, self.vocab_size))
+
+    def _plain_tokenizer(self, document: Mapping[str, Any]) -> Tokenizer:
+        """Without added tokens. It shares the model, which takes long to load, unless that has control tokens in it."""
+        controls = [token.content for token in self.added_tokens if token.special]
+        if vocabulary_controls(document, controls):
+            return Tokenizer.from_str(json.dumps(without_added_tokens(document, controls)))
+        plain = Tokenizer(self._tokenizer.model)
+        plain.normalizer, plain.pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        return plain
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)

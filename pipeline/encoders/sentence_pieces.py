@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ class SentencePieceEncoder:
     """
 
     libraries: tuple[str, ...] = ("sentencepiece",)
+    normal_form: Literal["NFC"] | None = None
 
     def __init__(self, model: bytes) -> None:
         self._model = model
@@ -74,6 +76,9 @@ class SentencePieceEncoder:
         start = len(text) if first is None else first.start
         begin, rest = self._document.encode(text[:start]), self.encode(text[start:], None).ids
         return np.array([*prefix, *begin, *rest, *suffix], np.int32)
+
+    def batch(self) -> None:
+        """Its normalizer looks at the whole text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Runs of plain pieces between control tokens; the leading space of a run stays."""
