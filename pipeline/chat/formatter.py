@@ -10,7 +10,7 @@ from pipeline.chat.channels import character_channels, region_numbers, token_cha
 from pipeline.chat.control_tokens import LITERAL, template_tokens, with_chosen_controls
 from pipeline.chat.emitted import dropped_reasoning
 from pipeline.chat.history import Piece
-from pipeline.chat.layout import ConversationRenderer, Layout
+from pipeline.chat.layout import ConversationRenderer, DocumentLayout, Layout
 from pipeline.chat.lexemes import Lexemes
 from pipeline.chat.probe import choose_call_style, find_border_tokens, find_turn_ends
 from pipeline.chat.regions import Region
@@ -89,9 +89,13 @@ class ChatFormatter:
 
     def documents(self, conversation: Conversation) -> list[Tokens]:
         """One document, or several where the history is to be split and the template rewrites it. Raises RejectRow."""
+        return [self.encode_layout(layout) for layout in self.lay_out_documents(conversation)]
+
+    def lay_out_documents(self, conversation: Conversation) -> list[DocumentLayout]:
+        """What `documents` encodes. Raises RejectRow."""
         renderer = self._renderer(conversation)
         pieces = renderer.pieces() if self._split_history else [Piece(0, len(conversation.messages))]
-        return [self._format(conversation, renderer, piece) for piece in pieces]
+        return [self.lay_out_document(conversation, renderer, piece) for piece in pieces]
 
     def start_block(self) -> None:
         """A new sample of what is replayed goes through the template as well."""
@@ -100,7 +104,7 @@ class ChatFormatter:
     def format(self, conversation: Conversation) -> Tokens:
         """The whole conversation as one document. Raises RejectRow."""
         whole = Piece(0, len(conversation.messages))
-        return self._format(conversation, self._renderer(conversation), whole)
+        return self.encode_layout(self.lay_out_document(conversation, self._renderer(conversation), whole))
 
     def render(self, conversation: Conversation) -> Traced:
         """The text that is trained on: the template's, its last turn closed. Raises RejectRow."""
@@ -113,29 +117,43 @@ class ChatFormatter:
     def _renderer(self, conversation: Conversation) -> ConversationRenderer:
         return ConversationRenderer(conversation, self.replaying, self._ends, self._lexemes)
 
-    def _format(self, conversation: Conversation, renderer: ConversationRenderer, piece: Piece) -> Tokens:
+    def lay_out_document(
+        self, conversation: Conversation, renderer: ConversationRenderer, piece: Piece
+    ) -> DocumentLayout:
+        """All of a document but its tokens. Raises RejectRow."""
         messages = conversation.messages[: piece.stop]
         layout = renderer.lay_out(piece.stop)
         dropped = dropped_reasoning(layout, messages)
         last_turn = max(renderer.assistants, default=-1)
-        characters = character_channels(layout, messages, self._lexemes, last_turn)
-        numbers = region_numbers(len(layout.text), layout.regions)
-        encoded = self.encoder.encode(layout.text, None if self._parse else self._control_spans(layout))
-        channel, straddling = token_channels(encoded, characters, layout.rows, numbers)
-        context = max((region.end for region in layout.regions if region.message < piece.first), default=0)
-        channel[encoded.starts < context] |= NO_LOSS
+        return DocumentLayout(
+            text=layout.text,
+            characters=character_channels(layout, messages, self._lexemes, last_turn),
+            numbers=region_numbers(len(layout.text), layout.regions),
+            rows=layout.rows,
+            regions=layout.regions,
+            controls=None if self._parse else self._control_spans(layout),
+            first=piece.first,
+            context=max((region.end for region in layout.regions if region.message < piece.first), default=0),
+            dropped=dropped,
+            weights=_weights(messages, layout.regions),
+        )
+
+    def encode_layout(self, layout: DocumentLayout) -> Tokens:
+        encoded = self.encoder.encode(layout.text, layout.controls)
+        channel, straddling = token_channels(encoded, layout.characters, layout.rows, layout.numbers)
+        channel[encoded.starts < layout.context] |= NO_LOSS
         channel[outside_spans(encoded, layout.rows, len(layout.text))] |= NO_LOSS
         channel[:1] |= NO_LOSS
-        region_of_token = numbers[np.minimum(encoded.starts, len(layout.text) - 1)]
+        region_of_token = layout.numbers[np.minimum(encoded.starts, len(layout.text) - 1)]
         return Tokens(
             input_ids=encoded.ids,
             channel=channel,
-            weight=_weights(messages, layout.regions, region_of_token),
+            weight=None if layout.weights is None else layout.weights[region_of_token],
             straddling=straddling,
             turns=tuple(
-                replace(turn, reasoning_dropped=turn.message in dropped)
+                replace(turn, reasoning_dropped=turn.message in layout.dropped)
                 for turn in _turns(layout.regions, region_of_token)
-                if turn.message >= piece.first
+                if turn.message >= layout.first
             ),
         )
 
@@ -153,12 +171,10 @@ def _turns(regions: Sequence[Region], region_of_token: npt.NDArray[np.int32]) ->
             yield Turn(region.message, int(tokens[0]), int(tokens[-1]) + 1, region.served)
 
 
-def _weights(
-    messages: Sequence[Message], regions: Sequence[Region], numbers: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float32] | None:
-    """float32[n]: each token's weight is that of the message in whose region it begins, else 1."""
+def _weights(messages: Sequence[Message], regions: Sequence[Region]) -> npt.NDArray[np.float32] | None:
+    """float32[regions + 1]: each region's weight is that of its message, or 1, as is that of what is in none, number
+    -1; None where no message has a weight."""
     if all(message.weight is None for message in messages):
         return None
     given = [messages[region.message].weight for region in regions]
-    by_region = np.array([1.0 if weight is None else weight for weight in given] + [1.0], np.float32)
-    return by_region[numbers]  # -1, outside any region, picks the last
+    return np.array([1.0 if weight is None else weight for weight in given] + [1.0], np.float32)

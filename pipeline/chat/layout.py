@@ -1,8 +1,11 @@
 """A conversation rendered: its text, the row's characters in it, and the regions that the model writes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.chat.history import Piece, split_history
 from pipeline.chat.lexemes import Lexemes
@@ -10,6 +13,7 @@ from pipeline.chat.probe import TurnEnds
 from pipeline.chat.regions import Region, RowSpan, close_last_turn, find_regions, row_spans
 from pipeline.chat.replay.template import ReplayingTemplate
 from pipeline.chat.traced import Traced
+from pipeline.encoders.base import TokenSpan
 from schemas.conversation import Conversation
 
 
@@ -21,6 +25,29 @@ class Layout(NamedTuple):
     @property
     def text(self) -> str:
         return self.rendering.plain
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentLayout:
+    """A document before it is encoded: characters uint8[len(text)], the channel of each character; numbers
+    int32[len(text)], the index in `regions` of the region that it is in, -1 outside.
+
+    `controls`: where control tokens stand; None where the encoder is to find them. Regions of messages before `first`
+    are context, which ends at character `context`: a token that begins before it is not trained, wherever the
+    character stands that gives the token its channel. `dropped`: the messages whose reasoning is not in the text.
+    `weights`: float32[regions + 1], of each region, and of what is in none.
+    """
+
+    text: str
+    characters: npt.NDArray[np.uint8]
+    numbers: npt.NDArray[np.int32]
+    rows: Sequence[RowSpan]
+    regions: Sequence[Region]
+    controls: Sequence[TokenSpan] | None
+    first: int
+    context: int
+    dropped: frozenset[int]
+    weights: npt.NDArray[np.float32] | None
 
 
 class ConversationRenderer:
