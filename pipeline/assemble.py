@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.blocks import BlockKey
+from pipeline.holdout import is_held_out
 from pipeline.pack import order_packs, pack_lengths
-from pipeline.tokenize import TokenBlock, is_held_out
+from pipeline.token_block import TokenBlock
 from pipeline.turns import TurnAudit
+from schemas.channels import NO_LOSS
 from schemas.manifest import Certificate
 from schemas.rejects import Reject
 from schemas.shard import Packs
@@ -67,7 +69,7 @@ def _held_out(block: TokenBlock, settings: PackSettings) -> npt.NDArray[np.bool_
 def _pack(block: TokenBlock, chosen: npt.NDArray[np.int64], settings: PackSettings) -> Packs | None:
     if not len(chosen):
         return None
-    lengths = np.diff(block.offsets)[chosen]
+    lengths = block.lengths[chosen]
     plan = pack_lengths(lengths, settings.seq_len)
     count = len(plan.offsets) - 1
     order = order_packs(settings.seed, block.key.unit, block.key.block, count)
@@ -84,19 +86,20 @@ def _copy(block: TokenBlock, packs: list[npt.NDArray[np.int64]], settings: PackS
     for row, documents in enumerate(packs):
         at = 0
         for document in documents.tolist():
-            start, stop = int(block.offsets[document]), int(block.offsets[document + 1])
-            end = at + stop - start
-            input_ids[row, at:end] = block.input_ids[start:stop]
-            channel[row, at:end] = block.channel[start:stop]
+            span = block.span(document)
+            end = at + span.stop - span.start
+            input_ids[row, at:end] = block.input_ids[span]
+            channel[row, at:end] = block.channel[span]
+            channel[row, at] |= NO_LOSS
             if weight is not None and block.weight is not None:
-                weight[row, at:end] = block.weight[start:stop]
+                weight[row, at:end] = block.weight[span]
             at = end
     order = np.concatenate(packs)
     return Packs(
         input_ids=input_ids,
         channel=channel,
         doc_offsets=np.cumsum([0, *map(len, packs)], dtype=np.int32),
-        doc_lengths=np.diff(block.offsets)[order].astype(np.int32),
+        doc_lengths=block.lengths[order].astype(np.int32),
         doc_source=block.sources[order],
         doc_position=block.positions[order],
         doc_piece=block.pieces[order],

@@ -4,6 +4,7 @@ A **unit** is a stretch of the sources that one worker reads; it gives one or mo
 they come. A block is the unit of packing, of a shard, and of retry.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -94,7 +95,7 @@ class DocumentBlock:
     key: BlockKey
     sources: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    documents: list[Document] = field(default_factory=list)
+    documents: Sequence[Document] = ()
     rejects: list[Reject] = field(default_factory=list)
     bytes: int = 0
     samples: list[Sample] = field(default_factory=list)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.assemble import PackedBlock
 from pipeline.block_info import BlockInfo
 from pipeline.blocks import BlockKey, DocumentBlock, RowBlock, Sample
-from pipeline.tokenize import TokenBlock
+from pipeline.token_block import TokenBlock
 from pipeline.turns import TurnAudit
 from schemas.conversation import Conversation, Document, Message, TextDocument, ToolCall
 from schemas.manifest import Certificate

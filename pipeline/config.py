@@ -196,11 +196,14 @@ TemplateField = Annotated[
 """The name or the path of a chat template, or a prompt template."""
 
 
+ControlMode = Literal["literal", "reject", "parse"]
+
+
 class ControlTokens(Settings):
     """What becomes of a control token's text in a row: it stays text, the row is rejected, or it becomes the token, as
     transformers does it. `add` and `remove` change which added tokens are control tokens."""
 
-    mode: Literal["literal", "reject", "parse"] = "literal"
+    mode: ControlMode = "literal"
     add: list[str] = []
     remove: list[str] = []
 
@@ -213,6 +216,9 @@ ControlTokensField = Annotated[
     ControlTokens,
     BeforeValidator(_expand_mode, json_schema_input_type=Literal["literal", "reject", "parse"] | ControlTokens),
 ]
+
+
+TooLong = Literal["reject", "truncate_turns", "truncate", "split"]
 
 
 class BuildConfig(Settings):
@@ -228,7 +234,7 @@ class BuildConfig(Settings):
     tool_arguments: ToolArguments = "auto"
     clock: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_parse_day)] | None = None
     reasoning_history: Literal["as_template", "split"] = "as_template"
-    too_long: Literal["reject", "truncate_turns", "truncate", "split"] = "reject"
+    too_long: TooLong = "reject"
     control_tokens: ControlTokensField = ControlTokens()
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False

@@ -13,7 +13,8 @@ from pipeline.convert import convert_rows
 from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
 from pipeline.terminators import check_terminated
-from pipeline.tokenize import TokenBlock, tokenize_documents
+from pipeline.token_block import TokenBlock
+from pipeline.tokenize import tokenize_documents
 from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, Reject

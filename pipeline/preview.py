@@ -14,7 +14,8 @@ from pipeline.convert import convert_rows
 from pipeline.preflight import first_rows
 from pipeline.recipe import Tools, load_tools, make_tools
 from pipeline.show import ShownToken, colored, legend, shown_tokens
-from pipeline.tokenize import TokenBlock, tokenize_documents
+from pipeline.token_block import TokenBlock
+from pipeline.tokenize import tokenize_documents
 from schemas.policy import LossPolicy, name_of
 from schemas.rejects import Reject
 
@@ -59,8 +60,7 @@ def _preview(plan: BuildPlan, rows: int, policy: LossPolicy) -> Preview:
 def _documents(block: TokenBlock, plan: BuildPlan, tools: Tools, policy: LossPolicy) -> Iterator[PreviewedDocument]:
     name, trained = name_of(policy), policy.table()
     for index in range(len(block)):
-        span = slice(block.offsets[index], block.offsets[index + 1])
-        ids, channels = block.input_ids[span], block.channel[span]
+        ids, channels = block.input_ids[block.span(index)], block.channels_of(index)
         tokens = shown_tokens(ids.tolist(), channels.tolist(), trained[channels].tolist(), tools.tokenizer.encoder)
         url = plan.files[int(block.sources[index])].url
         yield PreviewedDocument(name, url, int(block.positions[index]), int(block.pieces[index]), tokens)

@@ -131,7 +131,7 @@ def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
         ends = [token for token in tokenizer.encoder.added_tokens if token.id == tokenizer.token_id("eos_token")]
         encoder = with_chosen_controls(tokenizer.encoder, ends, (), recipe.config.control_tokens)
     return Tools(
-        documents=DocumentTokenizer(recipe.config, encoder, formatter),
+        documents=DocumentTokenizer(recipe.config, encoder, formatter, encoder.batch()),
         formatter=formatter,
         tokenizer=tokenizer,
     )

@@ -1,57 +1,39 @@
 """From documents to flat arrays of tokens, and the rules about which documents may stay."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.blocks import BlockKey, DocumentBlock
+from pipeline.blocks import DocumentBlock
 from pipeline.chat.control_tokens import check_no_control_token
 from pipeline.chat.formatter import ChatFormatter, Tokens
+from pipeline.chat.layout import DocumentLayout
+from pipeline.columnar.rules import Rules
+from pipeline.columnar.tokenizer import SheetTokenizer, nothing_written
 from pipeline.config import BuildConfig
 from pipeline.encoders.base import Encoder, EncodingFailed
+from pipeline.encoders.batch import BatchEncoder
 from pipeline.shorten import drop_last_turns
-from pipeline.turns import TurnAudit, audit_turns
+from pipeline.token_block import TokenBlock
+from pipeline.turns import TurnAudit, audit_turns, merge_audits
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
 from schemas.conversation import Conversation, Document, TextDocument
-from schemas.manifest import Certificate
 from schemas.rejects import Reason, Reject, RejectRow
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-
-@dataclass(slots=True)
-class TokenBlock:
-    """The documents of a block. T tokens, D documents; document d holds tokens [offsets[d], offsets[d + 1])."""
-
-    key: BlockKey
-    input_ids: npt.NDArray[np.int32]  # [T]
-    channel: npt.NDArray[np.uint8]  # [T]
-    weight: npt.NDArray[np.float32] | None  # [T]
-    offsets: npt.NDArray[np.int64]  # [D + 1]
-    sources: npt.NDArray[np.int32]  # [D]
-    positions: npt.NDArray[np.int64]  # [D]
-    pieces: npt.NDArray[np.int32]  # [D]
-    rejects: list[Reject] = field(default_factory=list)
-    rows: dict[int, int] = field(default_factory=dict)  # rows read, by source
-    bytes: int = 0
-    truncated: int = 0
-    straddling: int = 0
-    turns: TurnAudit = field(default_factory=TurnAudit)
-    certificate: Certificate | None = None
-
-    def __len__(self) -> int:
-        return len(self.sources)
 
 
 class DocumentTokenizer:
     """Applies the config's rules: `too_long`, control tokens, the loss policy, weights. `formatter` may be None for
     text alone."""
 
-    def __init__(self, config: BuildConfig, encoder: Encoder, formatter: ChatFormatter | None) -> None:
+    def __init__(
+        self, config: BuildConfig, encoder: Encoder, formatter: ChatFormatter | None, batch: BatchEncoder | None = None
+    ) -> None:
         self.seq_len = config.seq_len
         self.too_long = config.too_long
         self.loss_weights = config.loss_weights
@@ -61,34 +43,50 @@ class DocumentTokenizer:
         self._formatter = formatter
         self._mode = config.control_tokens.mode
         self._controls = [token.content for token in encoder.added_tokens if token.special]
+        rules = Rules(config.seq_len, config.too_long, self.trained)
+        self.sheets = batch and SheetTokenizer(formatter, encoder, batch, rules, self._lay_out, mode=self._mode)
 
     def start_block(self) -> None:
         if self._formatter is not None:
             self._formatter.start_block()
 
-    def tokenize(self, document: Document) -> list[Tokens]:
-        """The documents that a row gives: one, or several where a text or a history is split. Raises RejectRow."""
-        if self._mode == "reject":
-            check_no_control_token(document, self._controls)
+    def tokenize(self, document: Document, layouts: Sequence[DocumentLayout] | None = None) -> list[Tokens]:
+        """The documents that a row gives: one, or several where a text or a history is split. `layouts` are those of a
+        conversation that has been laid out. Raises RejectRow."""
+        self._check_controls(document)
         try:
-            documents = self._documents(document)
+            if layouts is not None and self._formatter is not None:
+                documents = [self._formatter.encode_layout(layout) for layout in layouts]
+            else:
+                documents = self._documents(document)
+            fitting = self._fit(documents, document)
         except UnicodeEncodeError as error:
             raise RejectRow(Reason.UNENCODABLE, f"a lone surrogate: {error.reason}") from error
         except EncodingFailed as error:
             raise RejectRow(Reason.UNENCODABLE, str(error)) from error
-        fitting = self._fit(documents, document)
         trained = [tokens for tokens in fitting if self.trained[tokens.channel].any()]
         if not trained:
             raise RejectRow(Reason.NO_TRAINED_TOKENS, "no token of it is trained under loss_policy")
         return trained if isinstance(document, Conversation) else fitting
 
+    def _check_controls(self, document: Document) -> None:
+        if self._mode == "reject":
+            check_no_control_token(document, self._controls)
+
+    def _lay_out(self, conversation: Conversation) -> list[DocumentLayout]:
+        self._check_controls(conversation)
+        return self._need_formatter().lay_out_documents(conversation)
+
     def _documents(self, document: Document) -> list[Tokens]:
         if isinstance(document, Conversation):
-            if self._formatter is None:
-                raise RejectRow(Reason.TEMPLATE_ERROR, "the tokenizer has no chat template; set chat_template")
-            return self._formatter.documents(document)
+            return self._need_formatter().documents(document)
         ids = self.encoder.encode_document(document.text, parse=self._mode == "parse")
         return [Tokens(ids, text_channels(len(ids), self.encoder, ids))]
+
+    def _need_formatter(self) -> ChatFormatter:
+        if self._formatter is None:
+            raise RejectRow(Reason.TEMPLATE_ERROR, "the tokenizer has no chat template; set chat_template")
+        return self._formatter
 
     def _fit(self, documents: list[Tokens], document: Document) -> list[Tokens]:
         longest = max(map(len, documents))
@@ -143,72 +141,82 @@ def split(tokens: Tokens, seq_len: int) -> Iterator[Tokens]:
 
 def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> TokenBlock:
     """Each row gives its documents or one reject."""
-    made: list[Tokens] = []
-    places: list[tuple[int, int, int]] = []
-    rejects = list(block.rejects)
-    truncated = 0
     tokenizer.start_block()
-    for source, position, document in zip(block.sources, block.positions, block.documents, strict=True):
-        try:
-            pieces = tokenizer.tokenize(document)
-        except RejectRow as reject:
-            rejects.append(Reject(source, position, reject.reason, reject.detail))
-            continue
-        truncated += any(tokens.truncated for tokens in pieces)
-        made += pieces
-        places += [(source, position, number) for number in range(len(pieces))]
-    rows = _count([*block.sources, *(reject.source for reject in block.rejects)])
-    documents = ((source, position, tokens) for (source, position, _), tokens in zip(places, made, strict=True))
-    turns = audit_turns(documents, tokenizer.trained, tokenizer.end_ids)
-    return _flatten(block, made, places, rejects, rows, truncated, turns, weights=tokenizer.loss_weights)
-
-
-def _flatten(
-    block: DocumentBlock,
-    made: Sequence[Tokens],
-    places: Sequence[tuple[int, int, int]],
-    rejects: list[Reject],
-    rows: dict[int, int],
-    truncated: int,
-    turns: TurnAudit,
-    *,
-    weights: bool,
-) -> TokenBlock:
-    sources, positions, pieces = zip(*places, strict=True) if places else ((), (), ())
+    everything = dict.fromkeys(range(len(block.documents)))
+    written = tokenizer.sheets.tokenize(block) if tokenizer.sheets else nothing_written(everything)
+    singly = _tokenize_singly(block, written.left, tokenizer)
+    rejects = [(row, reason, detail) for row, reason, detail in (*written.rejects, *singly.rejects)]
+    order = np.lexsort((np.append(written.piece, singly.piece), np.append(written.row, singly.row)))
+    rows = np.append(written.row, singly.row)[order]
+    tokens = len(written.input_ids)
     return TokenBlock(
         key=block.key,
-        input_ids=_join([tokens.input_ids for tokens in made], np.int32),
-        channel=_join([tokens.channel for tokens in made], np.uint8),
-        weight=_join([_weight_of(tokens) for tokens in made], np.float32) if weights else None,
-        offsets=np.cumsum([0, *map(len, made)], dtype=np.int64),
-        sources=np.array(sources, np.int32),
-        positions=np.array(positions, np.int64),
-        pieces=np.array(pieces, np.int32),
-        rejects=rejects,
-        rows=rows,
+        input_ids=_join([written.input_ids, singly.input_ids]),
+        channel=_join([written.channel, singly.channel]),
+        weight=_join([np.ones(tokens, np.float32), singly.weight]) if tokenizer.loss_weights else None,
+        starts=np.append(written.start, singly.start + tokens)[order],
+        lengths=np.append(written.length, singly.length)[order],
+        sources=np.array(block.sources, np.int32)[rows],
+        positions=np.array(block.positions, np.int64)[rows],
+        pieces=np.append(written.piece, singly.piece)[order].astype(np.int32),
+        rejects=[
+            *block.rejects,
+            *(
+                Reject(block.sources[row], block.positions[row], reason, detail)
+                for row, reason, detail in sorted(rejects)
+            ),
+        ],
+        rows=_count([*block.sources, *(reject.source for reject in block.rejects)]),
         bytes=block.bytes,
-        truncated=truncated,
-        straddling=sum(tokens.straddling for tokens in made),
-        turns=turns,
+        truncated=written.truncated + singly.truncated,
+        straddling=written.straddling + singly.straddling,
+        turns=merge_audits(written.turns, singly.turns),
     )
 
 
-def _join(arrays: Sequence[npt.NDArray[Scalar]], dtype: type[Scalar]) -> npt.NDArray[Scalar]:
-    return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
+class _Singly:
+    """Documents of the reference, end to end."""
+
+    def __init__(self, documents: list[tuple[int, int, Tokens]], rejects: list[tuple[int, Reason, str]]) -> None:
+        made = [tokens for _, _, tokens in documents]
+        self.row = np.array([row for row, _, _ in documents], np.int64)
+        self.piece = np.array([piece for _, piece, _ in documents], np.int64)
+        self.length = np.array(list(map(len, made)), np.int64)
+        self.start = np.cumsum(self.length) - self.length
+        self.input_ids = np.concatenate([np.zeros(0, np.int32), *(tokens.input_ids for tokens in made)])
+        self.channel = np.concatenate([np.zeros(0, np.uint8), *(tokens.channel for tokens in made)])
+        self.weight = np.concatenate([np.zeros(0, np.float32), *map(_weight_of, made)])
+        self.truncated = len({row for row, _, tokens in documents if tokens.truncated})
+        self.straddling = sum(tokens.straddling for tokens in made)
+        self.rejects = rejects
+        self.turns = TurnAudit()
+
+
+def _tokenize_singly(
+    block: DocumentBlock, rows: Mapping[int, list[DocumentLayout] | None], tokenizer: DocumentTokenizer
+) -> _Singly:
+    documents: list[tuple[int, int, Tokens]] = []
+    rejects: list[tuple[int, Reason, str]] = []
+    for row, layouts in sorted(rows.items()):
+        try:
+            pieces = tokenizer.tokenize(block.documents[row], layouts)
+            documents += [(row, number, tokens) for number, tokens in enumerate(pieces)]
+        except RejectRow as reject:
+            rejects.append((row, reject.reason, reject.detail))
+    made = _Singly(documents, rejects)
+    audited = ((block.sources[row], block.positions[row], tokens) for row, _, tokens in documents)
+    made.turns = audit_turns(audited, tokenizer.trained, tokenizer.end_ids)
+    return made
+
+
+def _join(arrays: Sequence[npt.NDArray[Scalar]]) -> npt.NDArray[Scalar]:
+    filled = [array for array in arrays if len(array)]
+    return filled[0] if len(filled) == 1 else np.concatenate(arrays)
 
 
 def _weight_of(tokens: Tokens) -> npt.NDArray[np.float32]:
     return np.ones(len(tokens), np.float32) if tokens.weight is None else tokens.weight
 
 
-def _count(sources: Sequence[int]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for source in sources:
-        counts[source] = counts.get(source, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def is_held_out(url: str, position: int, share: float) -> bool:
-    """Whether a row belongs to the holdout: the first 64 bits of sha256("URL\\0POSITION") lie below its share."""
-    digest = hashlib.sha256(f"{url}\0{position}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+def _count(sources: Iterable[int]) -> dict[int, int]:
+    return dict(sorted(Counter(sources).items()))

@@ -28,7 +28,8 @@ from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.publish import publish
 from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
-from pipeline.tokenize import TokenBlock, tokenize_documents
+from pipeline.token_block import TokenBlock
+from pipeline.tokenize import tokenize_documents
 from pipeline.write import write_block
 from schemas.shard import ShardMeta
 from schemas.store import Folder

@@ -22,7 +22,7 @@ EXAMPLES = 3
 SHOWN_IDS = 4
 
 _BYTES = np.arange(256)
-_GENERATED: npt.NDArray[np.bool_] = LEGAL & (_BYTES & 7 == Role.ASSISTANT) & (_BYTES >> 3 & 7 != Part.TEMPLATE)
+GENERATED: npt.NDArray[np.bool_] = LEGAL & (_BYTES & 7 == Role.ASSISTANT) & (_BYTES >> 3 & 7 != Part.TEMPLATE)
 """bool[256]: the channels of what an assistant writes itself."""
 
 
@@ -47,7 +47,7 @@ def audit_turns(
     documents: Iterable[tuple[int, int, Tokens]], trained: npt.NDArray[np.bool_], end_ids: Collection[int]
 ) -> TurnAudit:
     """Of documents, each with its source and position. `trained` is the loss policy's bool[256]."""
-    table = trained & _GENERATED
+    table = trained & GENERATED
     counts: dict[int, Counter[str]] = {}
     open_turns: list[OpenTurn] = []
     for source, position, tokens in documents:
@@ -101,3 +101,11 @@ def add_audits(audits: Iterable[TurnAudit]) -> TurnAudit:
         counts={source: add_turns(counts[source]) for source in sorted(counts, key=int)},
         open_turns=tuple(turn for source in sorted(open_turns) for turn in open_turns[source][:EXAMPLES]),
     )
+
+
+def merge_audits(one: TurnAudit, other: TurnAudit) -> TurnAudit:
+    """Of two parts of one block: the examples are the first of both in the order of the rows."""
+    both = add_audits([one, other])
+    turns = sorted((*one.open_turns, *other.open_turns), key=lambda turn: (turn.source, turn.position, turn.message))
+    by_source = groupby(turns, key=lambda turn: turn.source)
+    return TurnAudit(counts=both.counts, open_turns=tuple(turn for _, some in by_source for turn in [*some][:EXAMPLES]))

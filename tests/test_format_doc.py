@@ -33,7 +33,7 @@ from pipeline.config import (
 )
 from pipeline.convert.sharegpt import SHAREGPT_ROLES
 from pipeline.pack import order_packs
-from pipeline.tokenize import is_held_out
+from pipeline.holdout import is_held_out
 from pipeline.verify import verify
 from schemas import manifest as crossing
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, pack_channel, unpack_channel

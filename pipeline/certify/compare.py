@@ -1,7 +1,7 @@
 """Our ids of a row against those of the other stack."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeAlias
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.certify.oracle import Oracle
 from pipeline.certify.raw_rows import Request
 from pipeline.recipe import Recipe, Tools
-from pipeline.tokenize import TokenBlock
+from pipeline.token_block import TokenBlock
 from schemas.conversation import Conversation, Document, TextDocument
 from schemas.manifest import Certificate, Difference
 
@@ -137,9 +137,14 @@ def _parsed_arguments(request: Request) -> list[object]:
     return [json.loads(arguments) for arguments in given if isinstance(arguments, str)]
 
 
-def ids_by_row(block: TokenBlock) -> dict[Place, Pieces]:
-    places = zip(block.sources.tolist(), block.positions.tolist(), block.pieces.tolist(), strict=True)
-    return pieces_by_row(dict(zip(places, np.split(block.input_ids, block.offsets[1:-1]), strict=False)))
+def ids_by_row(block: TokenBlock, rows: Collection[Place]) -> dict[Place, Pieces]:
+    """Of those of the rows that have documents in the block."""
+    documents: dict[Piece, Ids] = {}
+    for document in np.flatnonzero(np.isin(block.positions, [position for _, position in rows])).tolist():
+        place = int(block.sources[document]), int(block.positions[document])
+        if place in rows:
+            documents[*place, int(block.pieces[document])] = block.input_ids[block.span(document)]
+    return pieces_by_row(documents)
 
 
 def pieces_by_row(documents: Mapping[Piece, Ids]) -> dict[Place, Pieces]:

@@ -83,7 +83,7 @@ def _certify_block(block: RowBlock, report: Report, in_shards: dict[Place, Piece
     samples = make_requests(block, plan, range(len(block.rows)))
     documents = convert_rows(block, plan.converters, plan.setting_of_source)
     made = tokenize_documents(documents, load_tools(plan.recipe).documents)
-    ids = ids_by_row(made)
+    ids = ids_by_row(made, set(zip(block.sources, block.positions, strict=True)))
     report.rows += sum(made.rows.values())
     report.rejects += len(made.rejects)
     places = zip(block.sources, block.positions, strict=True)

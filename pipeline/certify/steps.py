@@ -13,7 +13,7 @@ from pipeline.certify.raw_rows import Request, request_of
 from pipeline.certify.reread import read_again
 from pipeline.certify.sample import block_quota, choose_rows
 from pipeline.recipe import load_tools
-from pipeline.tokenize import TokenBlock
+from pipeline.token_block import TokenBlock
 from schemas.manifest import Certificate
 
 
@@ -60,7 +60,7 @@ def certify_block(block: DocumentBlock, made: TokenBlock, plan: BuildPlan) -> Ce
     if certificate is None:
         return None
     if block.samples:
-        kept = ids_by_row(made)
+        kept = ids_by_row(made, {sample.place for sample in block.samples})
         chosen = [sample for sample in block.samples if sample.place in kept][: _quota(block, plan)]
         for sample, seen in compare_samples(sorted(chosen, key=lambda each: each.place), block, kept, plan):
             certificate = add_comparison(certificate, sample.place, seen)
@@ -76,8 +76,8 @@ def compare_samples(
     assert plan.certificate is not None
     tools = load_tools(plan.recipe)
     comparer = Comparer(plan.recipe, tools, load_oracle(plan.recipe, tools, plan.certificate))
-    documents = dict(zip(zip(block.sources, block.positions, strict=True), block.documents, strict=True))
+    rows = {place: row for row, place in enumerate(zip(block.sources, block.positions, strict=True))}
     for sample in samples:
         place = sample.place
         request = sample.request
-        yield sample, None if request is None else comparer.compare(request, documents[place], ids[place])
+        yield sample, None if request is None else comparer.compare(request, block.documents[rows[place]], ids[place])

@@ -74,8 +74,8 @@ class ChatFormatter:
         added = encoder.added_tokens
         eos = next((token for token in added if token.content == eos_token), None)
         self._ends = find_turn_ends(template, added, stop_ids, eos)
-        self._lexemes = Lexemes(added, self._ends.tokens, self._ends.stops)
-        border = find_border_tokens(template, added, self._lexemes)
+        self.lexemes = Lexemes(added, self._ends.tokens, self._ends.stops)
+        border = find_border_tokens(template, added, self.lexemes)
         self.template = template
         self.replaying = ReplayingTemplate(template)
         self.encoder = with_chosen_controls(encoder, self._ends.tokens, border, control_tokens)
@@ -85,7 +85,7 @@ class ChatFormatter:
         self.stop_ids = sorted(token.id for token in added if token in self._ends.stops or token.content in closing)
         self._control_ids = {token.id for token in self.control_tokens}
         self._parse = control_tokens.mode == "parse"
-        self._split_history = split_history
+        self.splits_history = split_history
 
     def documents(self, conversation: Conversation) -> list[Tokens]:
         """One document, or several where the history is to be split and the template rewrites it. Raises RejectRow."""
@@ -94,7 +94,7 @@ class ChatFormatter:
     def lay_out_documents(self, conversation: Conversation) -> list[DocumentLayout]:
         """What `documents` encodes. Raises RejectRow."""
         renderer = self._renderer(conversation)
-        pieces = renderer.pieces() if self._split_history else [Piece(0, len(conversation.messages))]
+        pieces = renderer.pieces() if self.splits_history else [Piece(0, len(conversation.messages))]
         return [self.lay_out_document(conversation, renderer, piece) for piece in pieces]
 
     def start_block(self) -> None:
@@ -115,7 +115,7 @@ class ChatFormatter:
         return self._renderer(conversation).lay_out(len(conversation.messages))
 
     def _renderer(self, conversation: Conversation) -> ConversationRenderer:
-        return ConversationRenderer(conversation, self.replaying, self._ends, self._lexemes)
+        return ConversationRenderer(conversation, self.replaying, self._ends, self.lexemes)
 
     def lay_out_document(
         self, conversation: Conversation, renderer: ConversationRenderer, piece: Piece
@@ -127,7 +127,7 @@ class ChatFormatter:
         last_turn = max(renderer.assistants, default=-1)
         return DocumentLayout(
             text=layout.text,
-            characters=character_channels(layout, messages, self._lexemes, last_turn),
+            characters=character_channels(layout, messages, self.lexemes, last_turn),
             numbers=region_numbers(len(layout.text), layout.regions),
             rows=layout.rows,
             regions=layout.regions,
@@ -159,7 +159,7 @@ class ChatFormatter:
 
     def _control_spans(self, layout: Layout) -> list[TokenSpan]:
         """Control tokens in template text only; typed in content they stay text."""
-        found = template_tokens(layout.text, layout.rows, self._lexemes.added)
+        found = template_tokens(layout.text, layout.rows, self.lexemes.added)
         return [span for span in found if span.id in self._control_ids]
 
 

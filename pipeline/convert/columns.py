@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.config import Columns
 from pipeline.convert.column_text import ColumnText, column_text, is_format, parse_column_text
 from pipeline.convert.converter import Converter, Row
+from pipeline.convert.plain import TURN, PlainMessage, PlainRow, plain_row
 from schemas.conversation import Conversation, Message
 from schemas.rejects import Reason, RejectRow
 
@@ -39,6 +40,15 @@ class ConvertColumns:
     def __call__(self, row: Row) -> Conversation:
         system = (Message("system", self.system(row)),) if self.system else ()
         return Conversation((*system, Message("user", self.input(row)), Message("assistant", self.output(row))))
+
+    def plain(self, row: Row) -> PlainRow | None:
+        try:
+            texts = [self.input(row), self.output(row)]
+            if self.system is None:
+                return plain_row(TURN, texts)
+            return plain_row((PlainMessage("system"), *TURN), [self.system(row), *texts])
+        except RejectRow:
+            return None
 
 
 def make_columns(settings: Columns) -> Converter:

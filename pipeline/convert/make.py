@@ -1,5 +1,6 @@
 """From a transform's settings to its converter."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.config import Alpaca, Columns, Custom, OpenAI, ShareGPT, Text, Transform
@@ -8,6 +9,7 @@ from pipeline.convert.columns import make_columns
 from pipeline.convert.converter import Converter, Row
 from pipeline.convert.custom import make_custom
 from pipeline.convert.openai import make_openai
+from pipeline.convert.plain import PlainRow
 from pipeline.convert.sharegpt import make_sharegpt
 from pipeline.convert.text import ConvertText
 from pipeline.convert.validate import validate
@@ -24,6 +26,11 @@ class Validated:
         document = self.convert(row)
         validate(document)
         return document
+
+    @property
+    def plain(self) -> Callable[[Row], PlainRow | None] | None:
+        """Gives the texts of a row that is nothing but messages with a text each, or one text; None for any other."""
+        return getattr(self.convert, "plain", None)
 
 
 def make_converter(settings: Transform, *, loss_weights: bool) -> Converter:

@@ -7,7 +7,8 @@ from pipeline.config import OpenAI
 from pipeline.convert.converter import Converter, Row
 from pipeline.convert.fields import require_column
 from pipeline.convert.messages import OPENAI_ROLES, SPAN_KEYS, MessageReader, with_system
-from pipeline.convert.row_context import make_conversation
+from pipeline.convert.plain import PlainMessage, PlainMessages, PlainRow, plain_row, with_plain_system
+from pipeline.convert.row_context import has_no_context, make_conversation
 from schemas.conversation import Conversation, Message, MessageRole
 
 
@@ -15,6 +16,7 @@ from schemas.conversation import Conversation, Message, MessageRole
 class ConvertOpenAI:
     settings: OpenAI
     reader: MessageReader
+    plain_messages: PlainMessages
 
     def __call__(self, row: Row) -> Conversation:
         settings = self.settings
@@ -33,7 +35,30 @@ class ConvertOpenAI:
         value: Any = require_column(row, column)
         return (Message(role, value),) if isinstance(value, str) else self.reader.read_list(value, column)
 
+    def plain(self, row: Row) -> PlainRow | None:
+        settings = self.settings
+        if not has_no_context(row, settings):
+            return None
+        prompt, completion = settings.prompt_column, settings.completion_column
+        if prompt is None or completion is None:
+            found = self.plain_messages.read(row.get(settings.column))
+        else:
+            found = self._plain_pair(row.get(prompt), row.get(completion))
+        return found and with_plain_system(found, settings.system)
+
+    def _plain_pair(self, prompt: Any, completion: Any) -> PlainRow | None:
+        given, answer = self._plain_side(prompt, "user"), self._plain_side(completion, "assistant")
+        if given is None or answer is None:
+            return None
+        shape = tuple(PlainMessage(message.role, False) for message in given.shape)
+        return PlainRow((*shape, *answer.shape), [*given.texts, *answer.texts])
+
+    def _plain_side(self, value: Any, role: MessageRole) -> PlainRow | None:
+        return plain_row((PlainMessage(role),), [value]) if isinstance(value, str) else self.plain_messages.read(value)
+
 
 def make_openai(settings: OpenAI, *, loss_weights: bool) -> Converter:
     span_keys = (settings.span_key,) if settings.span_key else SPAN_KEYS
-    return ConvertOpenAI(settings, MessageReader({**OPENAI_ROLES, **settings.roles}, loss_weights, span_keys=span_keys))
+    roles = {**OPENAI_ROLES, **settings.roles}
+    reader = MessageReader(roles, loss_weights, span_keys=span_keys)
+    return ConvertOpenAI(settings, reader, PlainMessages(roles, reader.role_key, reader.content_key))

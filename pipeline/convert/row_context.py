@@ -33,6 +33,12 @@ def make_conversation(
     )
 
 
+def has_no_context(row: Mapping[str, Any], columns: ContextColumns | OpenAI | ShareGPT) -> bool:
+    """Whether these columns are absent, null or empty."""
+    names = (columns.tools_column, columns.documents_column, columns.template_kwargs_column)
+    return not any(row.get(name) not in (None, [], "") for name in names if name)
+
+
 def check_variables(value: Any, path: str) -> None:
     for name in require_object(value, path):
         if name in RESERVED_VARIABLES:

@@ -7,7 +7,8 @@ from pipeline.config import RoleTarget, ShareGPT
 from pipeline.convert.converter import Converter, Row
 from pipeline.convert.fields import optional_text, require_column
 from pipeline.convert.messages import SPAN_KEYS, MessageReader, with_system
-from pipeline.convert.row_context import make_conversation
+from pipeline.convert.plain import PlainMessages, PlainRow, with_plain_system
+from pipeline.convert.row_context import has_no_context, make_conversation
 from schemas.conversation import Conversation, Message
 
 SHAREGPT_ROLES: Mapping[str, RoleTarget] = {
@@ -27,6 +28,7 @@ SHAREGPT_ROLES: Mapping[str, RoleTarget] = {
 class ConvertShareGPT:
     settings: ShareGPT
     reader: MessageReader
+    plain_messages: PlainMessages
 
     def __call__(self, row: Row) -> Conversation:
         settings = self.settings
@@ -39,8 +41,16 @@ class ConvertShareGPT:
         text = optional_text(row.get(column), column) if column else None
         return (Message("system", text),) if text else ()
 
+    def plain(self, row: Row) -> PlainRow | None:
+        settings = self.settings
+        if (settings.system_column and row.get(settings.system_column)) or not has_no_context(row, settings):
+            return None
+        found = self.plain_messages.read(row.get(settings.column))
+        return found and with_plain_system(found, settings.system)
+
 
 def make_sharegpt(settings: ShareGPT, *, loss_weights: bool) -> Converter:
     roles = {**SHAREGPT_ROLES, **settings.roles}
     span_keys = (settings.span_key,) if settings.span_key else SPAN_KEYS
-    return ConvertShareGPT(settings, MessageReader(roles, loss_weights, "from", "value", span_keys))
+    reader = MessageReader(roles, loss_weights, "from", "value", span_keys)
+    return ConvertShareGPT(settings, reader, PlainMessages(roles, reader.role_key, reader.content_key))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipeline.config import Text
 from pipeline.convert.converter import Row
 from pipeline.convert.fields import require_column, require_text
+from pipeline.convert.plain import TEXT, PlainRow, plain_row
 from schemas.conversation import TextDocument
 
 
@@ -15,3 +16,6 @@ class ConvertText:
     def __call__(self, row: Row) -> TextDocument:
         column = self.settings.column
         return TextDocument(require_text(require_column(row, column), column))
+
+    def plain(self, row: Row) -> PlainRow | None:
+        return plain_row(TEXT, [row.get(self.settings.column)])

@@ -59,12 +59,14 @@ class Encoded:
 
 class Encoder(Protocol):
     """Text to ids. `libraries` names the packages that do the work; `normal_form` is what becomes of the text between
-    added tokens first."""
+    added tokens first; the ids of `document_prefix` and `document_suffix` stand around a plain text."""
 
     libraries: tuple[str, ...]
     vocab_size: int
     added_tokens: tuple[AddedToken, ...]
     normal_form: Literal["NFC"] | None
+    document_prefix: Sequence[int]
+    document_suffix: Sequence[int]
 
     def encode(self, text: str, controls: Sequence[TokenSpan] | None) -> Encoded:
         """Encode a rendering. Control tokens come out at `controls` and nowhere else; None: wherever the text has

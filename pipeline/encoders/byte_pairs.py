@@ -44,7 +44,7 @@ class BytePairEncoder:
         self._names = {token.id: token.content.encode() for token in added_tokens}
         self._first_id = first_id
         self.normal_form: Literal["NFC"] | None = "NFC" if nfc else None
-        self._prefix, self._suffix = list(prefix), list(suffix)
+        self.document_prefix, self.document_suffix = list(prefix), list(suffix)
         self._sizes = np.zeros(max(ranks.values()) + 1, np.int64)  # bytes of each rank
         for token, rank in ranks.items():
             self._sizes[rank] = len(token)
@@ -68,7 +68,7 @@ class BytePairEncoder:
 
     def encode_document(self, text: str, *, parse: bool = False) -> npt.NDArray[np.int32]:
         ids = self.encode(text, None if parse else []).ids
-        return np.concatenate([np.array(self._prefix, np.int32), ids, np.array(self._suffix, np.int32)])
+        return np.concatenate([np.array(self.document_prefix, np.int32), ids, np.array(self.document_suffix, np.int32)])
 
     def batch(self) -> "BytePairBatches":
         sizes = np.zeros(self.vocab_size, np.int64)

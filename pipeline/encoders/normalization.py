@@ -1,6 +1,5 @@
 """Unicode normalization that keeps track of where each character came from."""
 
-import sys
 import unicodedata
 from functools import lru_cache
 from itertools import pairwise
@@ -29,11 +28,15 @@ def _starts_anew(char: str) -> bool:
     return char < "\u0300" or (unicodedata.combining(first) == 0 and first not in _second_halves())
 
 
+_LAST_PAIR = 0x20000
+"""Canonical decompositions into two characters lie below plane 2, which has ideographs alone."""
+
+
 @lru_cache(maxsize=1)
 def _second_halves() -> frozenset[str]:
     """Characters that may compose with the one before; Hangul vowels and tails among them."""
     halves = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}
-    for code in range(sys.maxunicode + 1):
+    for code in range(_LAST_PAIR):
         fields = unicodedata.decomposition(chr(code)).split()
         if len(fields) == 2 and not fields[0].startswith("<"):
             halves.add(chr(int(fields[1], 16)))

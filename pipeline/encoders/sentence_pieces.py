@@ -42,6 +42,8 @@ class SentencePieceEncoder:
         processor = SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = processor.vocab_size()
         self.bos_id, self.eos_id = _known(processor.bos_id()), _known(processor.eos_id())
+        self.document_prefix = [] if self.bos_id is None else [self.bos_id]
+        self.document_suffix = [] if self.eos_id is None else [self.eos_id]
         added = _added_tokens(model, piece_types(model))
         self._own_controls = {token.id for token in added if token.special}
         self._set_added(added)
@@ -70,12 +72,10 @@ class SentencePieceEncoder:
         return tile(join_encoded(len(text), controls, pieces), len(text))
 
     def encode_document(self, text: str, *, parse: bool = False) -> npt.NDArray[np.int32]:
-        prefix = [] if self.bos_id is None else [self.bos_id]
-        suffix = [] if self.eos_id is None else [self.eos_id]
         first = next(self._finder.find(text), None) if parse else None
         start = len(text) if first is None else first.start
         begin, rest = self._document.encode(text[:start]), self.encode(text[start:], None).ids
-        return np.array([*prefix, *begin, *rest, *suffix], np.int32)
+        return np.array([*self.document_prefix, *begin, *rest, *self.document_suffix], np.int32)
 
     def batch(self) -> None:
         """Its normalizer looks at the whole text."""

@@ -23,7 +23,7 @@ from pipeline.coders import (
     TokenBlockCoder,
     register_coders,
 )
-from pipeline.tokenize import TokenBlock
+from pipeline.token_block import TokenBlock
 from pipeline.turns import OpenTurn, TurnAudit
 from schemas.conversation import MESSAGE_ROLES, Conversation, Document, Message, TextDocument, ToolCall
 from schemas.manifest import Certificate, Difference, RejectFile, ShardFile, TurnCounts
@@ -125,7 +125,8 @@ def token_blocks(draw: st.DrawFn) -> TokenBlock:
         input_ids=draw(array(np.int32, tokens)),
         channel=draw(array(np.uint8, tokens)),
         weight=draw(st.none() | array(np.float32, tokens)),
-        offsets=draw(array(np.int64, documents + 1)),
+        starts=draw(array(np.int64, documents)),
+        lengths=draw(array(np.int64, documents)),
         sources=draw(array(np.int32, documents)),
         positions=draw(array(np.int64, documents)),
         pieces=draw(array(np.int32, documents)),
@@ -339,7 +340,8 @@ EXAMPLES: dict[str, Any] = {  # not made anew: a shuffle must give others, a fus
         input_ids=IDS,
         channel=IDS.astype(np.uint8),
         weight=IDS.astype(np.float32) / np.float32(3),
-        offsets=np.array([0, 2, 5]),
+        starts=np.array([0, 2]),
+        lengths=np.array([2, 3]),
         sources=IDS[:2],
         positions=np.array([2**40, 1]),
         pieces=IDS[::3],
@@ -391,7 +393,7 @@ def test_deep_rows_pass() -> None:
 def test_decoded_arrays_are_aligned_and_read_only() -> None:
     coder = TokenBlockCoder()
     block = coder.decode(coder.encode(EXAMPLES["tokens"]))
-    arrays: list[npt.NDArray[Any]] = [block.input_ids, block.channel, block.offsets, block.positions]
+    arrays: list[npt.NDArray[Any]] = [block.input_ids, block.channel, block.starts, block.positions]
     for values in arrays:
         assert values.flags.aligned
         assert not values.flags.writeable
@@ -402,7 +404,7 @@ def test_sizes_are_those_of_the_data() -> None:
     per_token, per_document = 2 * 8 * (4 + 1 + 4), 3 * (4 + 4 + 4 + 8 + 4)
     assert RowBlockCoder().estimate_size(RowBlock(KEY, bytes=5)) == 5
     assert DocumentBlockCoder().estimate_size(DocumentBlock(KEY, bytes=5)) == 5
-    assert TokenBlockCoder().estimate_size(EXAMPLES["tokens"]) == 5 * (4 + 1 + 4) + 3 * 8 + 2 * (4 + 8 + 4)
+    assert TokenBlockCoder().estimate_size(EXAMPLES["tokens"]) == 5 * (4 + 1 + 4) + 2 * (8 + 8 + 4 + 8 + 4)
     assert PackedBlockCoder().estimate_size(PackedBlock(KEY, None, None)) == 0
     assert PackedBlockCoder().estimate_size(PackedBlock(KEY, packs, None)) == per_token + per_document
     assert PackedBlockCoder().estimate_size(PackedBlock(KEY, packs, packs)) == 2 * (per_token + per_document)

@@ -204,7 +204,7 @@ def test_rows_are_counted_and_keep_their_places() -> None:
     block = DocumentBlock(BlockKey(0, 0, True), [3] * 5, [0, 10, 20, 30, 40], [*documents, Conversation(long)])
     block.documents.append(TextDocument("x " * 99))
     made = tokenize_documents(block, make_tokenizer(formatter, two - 1))
-    assert [int(length) for length in made.offsets[1:] - made.offsets[:-1]] == [one] * 3
+    assert made.lengths.tolist() == [one] * 3
     assert made.positions.tolist() == [0, 10, 20]
     assert made.truncated == 2
     assert [(reject.position, reject.reason) for reject in made.rejects] == [(30, "too_long"), (40, "too_long")]

@@ -14,7 +14,9 @@ from pipeline.blocks import BlockKey, DocumentBlock
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.config import BuildConfig
 from pipeline.encoders.base import AddedToken, Encoded, TokenSpan
-from pipeline.tokenize import DocumentTokenizer, TokenBlock, is_held_out, split, text_channels, tokenize_documents
+from pipeline.holdout import is_held_out
+from pipeline.token_block import TokenBlock
+from pipeline.tokenize import DocumentTokenizer, split, text_channels, tokenize_documents
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
 from schemas.conversation import Conversation, Document, Message, TextDocument
 from schemas.policy import PRESETS
@@ -171,7 +173,7 @@ def test_split_pieces_are_numbered() -> None:
     assert block.pieces.tolist() == [0, 0, 1, 2, 0]
     assert block.positions.tolist() == [0, 10, 10, 10, 20]
     assert block.sources.tolist() == [0, 1, 1, 1, 0]
-    assert np.diff(block.offsets).tolist() == [3, 8, 8, 8, 3]
+    assert block.lengths.tolist() == [3, 8, 8, 8, 3]
     assert block.truncated == 0
 
 
@@ -190,7 +192,7 @@ def test_what_is_too_long_is_a_reject_by_default() -> None:
 def test_what_is_truncated_is_counted() -> None:
     documents: list[Document] = [TextDocument("a" * 20), talk("ab", "c" * 7), TextDocument("a" * 6)]
     block = run(documents, make_tokenizer(too_long="truncate"))
-    assert np.diff(block.offsets).tolist() == [8, 8, 8]
+    assert block.lengths.tolist() == [8, 8, 8]
     assert block.truncated == 2
     assert block.rejects == []
     assert EOS not in block.input_ids[:8].tolist()
@@ -240,12 +242,12 @@ def test_every_row_gives_documents_or_one_reject(documents: list[Document], too_
 
 def check_flat(block: TokenBlock, *, weights: bool) -> None:
     assert (block.key, block.bytes) == (KEY, 77)
-    assert len(block) == len(block.positions) == len(block.pieces) == len(block.offsets) - 1
-    assert block.offsets[-1] == len(block.input_ids) == len(block.channel)
+    assert len(block) == len(block.positions) == len(block.pieces) == len(block.starts)
+    assert (block.starts + block.lengths).max(initial=0) == len(block.input_ids) == len(block.channel)
     assert (block.input_ids.dtype, block.channel.dtype) == (np.int32, np.uint8)
     assert (block.sources.dtype, block.positions.dtype, block.pieces.dtype) == (np.int32, np.int64, np.int32)
-    assert all(1 <= length <= 8 for length in np.diff(block.offsets).tolist())
-    assert (block.channel[block.offsets[:-1]] & NO_LOSS).all()
+    assert all(1 <= length <= 8 for length in block.lengths.tolist())
+    assert all(block.channels_of(document)[0] & NO_LOSS for document in range(len(block)))
     assert (block.weight is not None) == weights
     assert block.weight is None or len(block.weight) == len(block.input_ids)
 

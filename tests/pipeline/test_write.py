@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.assemble import PackedBlock, PackSettings, pack_documents
 from pipeline.block_info import BlockInfo
 from pipeline.blocks import BlockKey
-from pipeline.tokenize import TokenBlock
+from pipeline.token_block import TokenBlock
 from pipeline.write import channels_by_source, tokens_per_pack, write_block
 from schemas.channels import LEGAL
 from schemas.rejects import Reason, Reject
@@ -38,7 +38,8 @@ def make_tokens(rng: np.random.Generator, documents: int) -> TokenBlock:
         input_ids=rng.integers(0, PAD_ID, tokens).astype(np.int32),
         channel=rng.choice(LEGAL_BYTES, tokens).astype(np.uint8),
         weight=None,
-        offsets=np.cumsum([0, *lengths]),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
         sources=rng.integers(0, 3, documents).astype(np.int32),
         positions=np.arange(documents, dtype=np.int64),
         pieces=np.zeros(documents, np.int32),

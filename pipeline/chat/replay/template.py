@@ -103,6 +103,21 @@ class ReplayingTemplate:
             self._learn(shapes, view, request, rendered)
         return rendered
 
+    def tree(self, conversation: Conversation, *, add_generation_prompt: bool) -> Tree | None:
+        """What is known of conversations of this structure; None where that is nothing."""
+        view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
+        shapes = self._shapes.get(view.structure)
+        return shapes.tree if shapes else None
+
+    def teach(self, conversation: Conversation, *, add_generation_prompt: bool) -> None:
+        """Learn how this conversation is rendered, though it comes for the first time. Raises RejectRow where the
+        template refuses it."""
+        request = Request(conversation, add_generation_prompt)
+        view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
+        shapes = None if UNKNOWN in view.structure else self._shapes.setdefault(view.structure, Shapes())
+        if shapes and shapes.learns and self._steps < MOST_STEPS and shapes.tree.find(view.leaves, view.row) is None:
+            self._learn(shapes, view, request, request.render(self.template))
+
     def _meet(self, structure: tuple[int, ...]) -> Shapes | None:
         """A structure is worth a lesson when it comes a second time."""
         if UNKNOWN in structure:

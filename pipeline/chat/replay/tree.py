@@ -64,6 +64,7 @@ class Program:
 
     def __init__(self, pieces: Sequence[Piece], stretches: dict[tuple[Piece, ...], Stretch]) -> None:
         """Programs share their stretches through `stretches`."""
+        self.pieces = tuple(pieces)
         self._parts: list[Traced | Written | Stretch] = []
         waiting: list[Piece] = []
         for piece in pieces:
@@ -122,9 +123,14 @@ class Tree:
     def __init__(self) -> None:
         self._start: dict[Any, Node] = {}
 
+    @property
+    def start(self) -> "Node | None":
+        """The first test, or the program of a template that makes none; None where nothing was learnt."""
+        return self._start.get(None)
+
     def find(self, leaves: Leaves, row: int) -> Program | None:
         """The program for a row; None where no row answered the tests as this one does."""
-        node = self._start.get(None)
+        node = self.start
         while isinstance(node, Branch):
             node = _past_row(node, leaves, row) if node.of_row else node.outcomes.get(node.get(leaves))
         return node

@@ -1,0 +1,80 @@
+"""The sheet of one document that the reference has laid out, to be encoded together with others."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.chat.layout import DocumentLayout
+from pipeline.chat.template import OUTSIDE_SPANS
+from pipeline.chat.traced import Field
+from pipeline.columnar.sheet import Atom, Sheet, SheetTurn
+from pipeline.encoders.base import Encoder, TokenFinder, TokenSpan, gaps
+
+
+class LayoutSheets:
+    """`plain` are the added tokens that come out of any text; control tokens come out where the layout has them."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._plain = TokenFinder(token for token in encoder.added_tokens if not token.special)
+        self._form = encoder.normal_form
+
+    def make(self, layout: DocumentLayout) -> Sheet | None:
+        """None where the layout has what sheets have not: spans and weights, a context, an added token that takes in
+        row text and template text, a text that is not in the normal form."""
+        text = layout.text
+        if layout.controls is None or layout.weights is not None or layout.context or _has_outside(layout):
+            return None
+        if self._form is not None and not unicodedata.is_normalized(self._form, text):
+            return None
+        messages = [region.message for region in layout.regions]
+        if len(messages) != len(set(messages)):
+            return None
+        tokens = list(self._tokens(text, layout.controls))
+        kinds = _kinds(layout)
+        if any((kinds[span.start : span.end] != kinds[span.start]).any() for span in tokens):
+            return None
+        atoms: list[Atom] = []
+        for (start, end), token in zip(gaps(len(text), tokens), [*tokens, None], strict=True):
+            atoms += _text_atoms(text, kinds, start, end)
+            if token is not None:
+                channel, region, is_row = _parts(kinds[token.start])
+                atoms.append(Atom(channel, region, token.id, is_row=is_row))
+        turns = (SheetTurn(r.message, r.served, r.message in layout.dropped) for r in layout.regions)
+        return Sheet(tuple(atoms), tuple(turns))
+
+    def _tokens(self, text: str, controls: Sequence[TokenSpan]) -> Iterator[TokenSpan]:
+        for (start, end), control in zip(gaps(len(text), controls), [*controls, None], strict=True):
+            for span in self._plain.find(text[start:end]):
+                content = slice(start + span.content.start, start + span.content.stop)
+                yield TokenSpan(start + span.start, start + span.end, span.id, content)
+            if control is not None:
+                yield control
+
+
+def _has_outside(layout: DocumentLayout) -> bool:
+    """Whether some content lies outside the spans that its message is trained on."""
+    return any(row.origin.field == Field.BODY and row.origin.part == OUTSIDE_SPANS for row in layout.rows)
+
+
+def _kinds(layout: DocumentLayout) -> npt.NDArray[np.int64]:
+    """int64[characters]: region, channel, and whether the character is the row's, in one number."""
+    is_row = np.zeros(len(layout.text), np.int64)
+    for start, end, _ in layout.rows:
+        is_row[start:end] = 1
+    return (layout.numbers.astype(np.int64) + 1) << 9 | layout.characters.astype(np.int64) << 1 | is_row
+
+
+def _parts(kind: np.int64) -> tuple[int, int, bool]:
+    return int(kind) >> 1 & 255, (int(kind) >> 9) - 1, bool(int(kind) & 1)
+
+
+def _text_atoms(text: str, kinds: npt.NDArray[np.int64], start: int, end: int) -> Iterator[Atom]:
+    if start == end:
+        return
+    changes = start + 1 + np.flatnonzero(kinds[start + 1 : end] != kinds[start : end - 1])
+    for low, high in pairwise([start, *changes.tolist(), end]):
+        channel, region, is_row = _parts(kinds[low])
+        yield Atom(channel, region, constant=text[low:high], is_row=is_row)

@@ -1,0 +1,35 @@
+"""A sample of every block goes through the reference as well, chosen by where the rows stand."""
+
+import numpy as np
+
+from pipeline.blocks import DocumentBlock
+from pipeline.chat.formatter import Tokens
+from pipeline.columnar.documents import Indices
+from pipeline.columnar.tokenizer import SheetTokens
+from schemas.splitmix import mix
+
+FIRST_CHECKED, CHECKED_ONE_IN = 4, 1024
+"""Rows of a block: the first ones, then about one in so many."""
+
+
+def sampled_rows(block: DocumentBlock, written: SheetTokens) -> Indices:
+    """Of the rows whose documents were written from sheets."""
+    rows = np.unique(written.row)
+    places = np.array(block.positions, np.uint64)[rows] ^ np.array(block.sources, np.uint64)[rows] << np.uint64(48)
+    chosen = mix(places) % np.uint64(CHECKED_ONE_IN) == 0
+    chosen[:FIRST_CHECKED] = True
+    return rows[chosen]
+
+
+def difference(found: list[Tokens], expected: list[Tokens]) -> str:
+    """Where the documents of a row differ, empty where they do not."""
+    if len(found) != len(expected):
+        return f"{len(found)} and {len(expected)} documents"
+    for one, other in zip(found, expected, strict=True):
+        if not np.array_equal(one.input_ids, other.input_ids):
+            return "ids"
+        if not np.array_equal(one.channel, other.channel):
+            return f"the channel of token {int(np.flatnonzero(one.channel != other.channel)[0])}"
+        if (one.turns, one.straddling, one.truncated) != (other.turns, other.straddling, other.truncated):
+            return "turns"
+    return ""

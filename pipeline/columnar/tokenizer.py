@@ -1,0 +1,189 @@
+"""The documents of a block, tokenized together wherever sheets can write them; the reference is `DocumentTokenizer`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.blocks import DocumentBlock
+from pipeline.chat.formatter import ChatFormatter, Tokens, Turn
+from pipeline.chat.layout import DocumentLayout
+from pipeline.columnar.audit import audit_columns
+from pipeline.columnar.choose import NO_SHEET, SheetChooser
+from pipeline.columnar.documents import Assigned, Indices, SheetEncoder
+from pipeline.columnar.layout_sheet import LayoutSheets
+from pipeline.columnar.rules import Kept, Rules, keep_documents
+from pipeline.columnar.sheet import Sheet, SheetTable
+from pipeline.columnar.text_sheet import text_sheet
+from pipeline.columnar.tokens import DocumentTokens
+from pipeline.config import ControlMode
+from pipeline.convert.plain import TEXT, MixedDocuments, PlainRows, PlainRowsBuilder
+from pipeline.encoders.base import Encoder, EncodingFailed
+from pipeline.encoders.batch import BatchEncoder
+from pipeline.turns import TurnAudit
+from schemas.conversation import Conversation
+from schemas.rejects import Reason, RejectRow
+
+LayOut = Callable[[Conversation], list[DocumentLayout]]
+"""Raises RejectRow."""
+
+
+@dataclass(slots=True)
+class SheetTokens:
+    """K documents, document k from row row[k]: tokens [start[k], start[k] + length[k]). `rejects` are rows with a
+    reason and its detail; `left` are the rows for the reference, with their layouts where they have been laid out."""
+
+    input_ids: npt.NDArray[np.int32]
+    channel: npt.NDArray[np.uint8]
+    row: Indices
+    piece: Indices
+    start: Indices
+    length: Indices
+    rejects: list[tuple[int, Reason, str]]
+    left: dict[int, list[DocumentLayout] | None]
+    truncated: int = 0
+    straddling: int = 0
+    turns: TurnAudit = field(default_factory=TurnAudit)
+    kept: "tuple[Kept, DocumentTokens, SheetTable] | None" = None
+
+
+class SheetTokenizer:
+    def __init__(
+        self,
+        formatter: ChatFormatter | None,
+        encoder: Encoder,
+        batch: BatchEncoder,
+        rules: Rules,
+        lay_out: LayOut,
+        *,
+        mode: ControlMode,
+    ) -> None:
+        """`encoder` is the reference of `batch`, with the control tokens chosen; `mode` says what becomes of those in a
+        row's text."""
+        self._rules = rules
+        self._lay_out = lay_out
+        self._end_ids = formatter.end_ids if formatter else ()
+        self._parses = mode == "parse"
+        self._encoder = SheetEncoder(encoder, batch, literal=mode == "literal")
+        self._chooser = SheetChooser(formatter) if formatter and not formatter.splits_history else None
+        self._layouts = LayoutSheets(encoder)
+        self._text = text_sheet(encoder)
+
+    def tokenize(self, block: DocumentBlock) -> SheetTokens:
+        plain = block.documents.plain if isinstance(block.documents, MixedDocuments) else PlainRowsBuilder().build()
+        draft = _Draft()
+        self._assign_plain(plain, draft)
+        self._assign_others(block, plain, draft)
+        assigned = draft.assigned()
+        try:
+            tokens, doubtful = self._encoder.encode(assigned, plain)
+        except EncodingFailed:  # the reference says which row it is
+            return nothing_written(dict.fromkeys(range(len(block.documents))))
+        kept = keep_documents(assigned, tokens, doubtful, self._rules)
+        draft.left |= dict.fromkeys(kept.left.tolist())
+        rows = assigned.row[kept.of]
+        table = SheetTable(assigned.sheets)
+        places = np.array(block.sources, np.int64)[rows], np.array(block.positions, np.int64)[rows]
+        return SheetTokens(
+            input_ids=tokens.input_ids,
+            channel=tokens.channel,
+            row=rows,
+            piece=kept.piece,
+            start=kept.start,
+            length=kept.length,
+            rejects=draft.rejects + kept.rejects,
+            left=draft.left,
+            truncated=len(np.unique(rows[kept.truncated])),
+            straddling=int(tokens.straddling[kept.of].sum()),
+            turns=audit_columns(tokens, kept, table, places, self._rules.trained, self._end_ids),
+            kept=(kept, tokens, table),
+        )
+
+    def _assign_plain(self, plain: PlainRows, draft: "_Draft") -> None:
+        sheets, chosen = self._chooser.choose(plain) if self._chooser else ([], np.full(len(plain), NO_SHEET))
+        is_text = np.array([shape == TEXT for shape in plain.shapes], np.bool_)[plain.shape]
+        chosen = np.where(is_text, len(sheets), chosen)
+        draft.sheets += [*sheets, self._text]
+        written = chosen != NO_SHEET
+        draft.add(chosen[written], plain.index[written], plain.first[:-1][written], is_text[written])
+
+    def _assign_others(self, block: DocumentBlock, plain: PlainRows, draft: "_Draft") -> None:
+        for row in np.setdiff1d(np.arange(len(block.documents)), draft.rows()).tolist():
+            document = block.documents[row]
+            if self._parses or not isinstance(document, Conversation):
+                draft.left[row] = None
+                continue
+            try:
+                layouts = self._lay_out(document)
+            except RejectRow as reject:
+                draft.rejects.append((row, reject.reason, reject.detail))
+                continue
+            sheets = [sheet for layout in layouts if (sheet := self._layouts.make(layout))]
+            if len(sheets) < len(layouts):
+                draft.left[row] = layouts
+                continue
+            numbers = np.arange(len(draft.sheets), len(draft.sheets) + len(sheets))
+            draft.sheets += sheets
+            draft.add(numbers, np.full(len(sheets), row), np.zeros(len(sheets), np.int64), np.zeros(len(sheets), bool))
+
+
+class _Draft:
+    def __init__(self) -> None:
+        self.sheets: list[Sheet] = []
+        self.left: dict[int, list[DocumentLayout] | None] = {}
+        self.rejects: list[tuple[int, Reason, str]] = []
+        self._columns: list[tuple[npt.NDArray[np.int64], ...]] = []
+
+    def add(self, sheet: Indices, row: Indices, first: Indices, is_text: npt.NDArray[np.bool_]) -> None:
+        self._columns.append((sheet, row, first, is_text.astype(np.int64)))
+
+    def rows(self) -> Indices:
+        return np.concatenate([row for _, row, _, _ in self._columns])
+
+    def assigned(self) -> Assigned:
+        sheet, row, first, is_text = (np.concatenate(column) for column in zip(*self._columns, strict=True))
+        order = np.argsort(row, kind="stable")
+        return Assigned(self.sheets, sheet[order], row[order], first[order], is_text[order].astype(np.bool_))
+
+
+def nothing_written(left: dict[int, list[DocumentLayout] | None]) -> SheetTokens:
+    none = np.zeros(0, np.int64)
+    return SheetTokens(none.astype(np.int32), none.astype(np.uint8), none, none, none, none, [], left)
+
+
+def tokens_of_row(written: SheetTokens, row: int) -> list[Tokens]:
+    """The documents of a row as the reference gives them."""
+    assert written.kept is not None
+    kept, tokens, table = written.kept
+    found = []
+    for document in np.flatnonzero(written.row == row).tolist():
+        start, length = int(written.start[document]), int(written.length[document])
+        channel = written.channel[start : start + length].copy()
+        found.append(
+            Tokens(
+                written.input_ids[start : start + length],
+                channel,
+                straddling=int(tokens.straddling[kept.of[document]]),
+                truncated=bool(kept.truncated[document]),
+                turns=tuple(_turns(kept, tokens, table, document, start, length)),
+            )
+        )
+    return found
+
+
+def _turns(
+    kept: Kept, tokens: DocumentTokens, table: SheetTable, document: int, start: int, length: int
+) -> Sequence[Turn]:
+    turns = np.flatnonzero(tokens.turn_document == kept.of[document])
+    begun = turns[tokens.turn_start[turns] < start + length]
+    return [
+        Turn(
+            int(table.turn_message[tokens.turn_at[turn]]),
+            int(tokens.turn_start[turn]) - start,
+            int(tokens.turn_stop[turn]) - start,
+            bool(table.turn_served[tokens.turn_at[turn]]),
+            bool(table.turn_dropped[tokens.turn_at[turn]]),
+        )
+        for turn in begun
+    ]
