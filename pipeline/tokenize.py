@@ -1,7 +1,7 @@
 """From documents to flat arrays of tokens, and the rules about which documents may stay."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -13,7 +13,8 @@ from pipeline.chat.control_tokens import check_no_control_token
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.chat.layout import DocumentLayout
 from pipeline.columnar.rules import Rules
-from pipeline.columnar.tokenizer import SheetTokenizer, nothing_written
+from pipeline.columnar.sheet_tokens import Layouts, nothing_written
+from pipeline.columnar.tokenizer import SheetTokenizer
 from pipeline.config import BuildConfig
 from pipeline.encoders.base import Encoder, EncodingFailed
 from pipeline.encoders.batch import BatchEncoder
@@ -140,38 +141,37 @@ def split(tokens: Tokens, seq_len: int) -> Iterator[Tokens]:
 
 
 def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> TokenBlock:
-    """Each row gives its documents or one reject."""
+    """Each row gives its documents or one reject. Those that sheets can write are written together."""
     tokenizer.start_block()
-    everything = dict.fromkeys(range(len(block.documents)))
-    written = tokenizer.sheets.tokenize(block) if tokenizer.sheets else nothing_written(everything)
+    rows = dict.fromkeys(range(len(block.documents)))
+    written = tokenizer.sheets.tokenize(block) if tokenizer.sheets else nothing_written(rows)
     singly = _tokenize_singly(block, written.left, tokenizer)
-    rejects = [(row, reason, detail) for row, reason, detail in (*written.rejects, *singly.rejects)]
-    order = np.lexsort((np.append(written.piece, singly.piece), np.append(written.row, singly.row)))
-    rows = np.append(written.row, singly.row)[order]
-    tokens = len(written.input_ids)
+    tokens, kept = written.tokens, written.kept
+    row, piece = np.append(written.row, singly.row), np.append(kept.piece, singly.piece)
+    order = np.lexsort((piece, row))
+    of_row = row[order]
     return TokenBlock(
         key=block.key,
-        input_ids=_join([written.input_ids, singly.input_ids]),
-        channel=_join([written.channel, singly.channel]),
-        weight=_join([np.ones(tokens, np.float32), singly.weight]) if tokenizer.loss_weights else None,
-        starts=np.append(written.start, singly.start + tokens)[order],
-        lengths=np.append(written.length, singly.length)[order],
-        sources=np.array(block.sources, np.int32)[rows],
-        positions=np.array(block.positions, np.int64)[rows],
-        pieces=np.append(written.piece, singly.piece)[order].astype(np.int32),
-        rejects=[
-            *block.rejects,
-            *(
-                Reject(block.sources[row], block.positions[row], reason, detail)
-                for row, reason, detail in sorted(rejects)
-            ),
-        ],
+        input_ids=_join([tokens.input_ids, singly.input_ids]),
+        channel=_join([tokens.channel, singly.channel]),
+        weight=_join([np.ones(len(tokens.channel), np.float32), singly.weight]) if tokenizer.loss_weights else None,
+        starts=np.append(kept.start, singly.start + len(tokens.channel))[order],
+        lengths=np.append(kept.length, singly.length)[order],
+        sources=np.array(block.sources, np.int32)[of_row],
+        positions=np.array(block.positions, np.int64)[of_row],
+        pieces=piece[order].astype(np.int32),
+        rejects=[*block.rejects, *_rejects(block, (*written.rejects, *singly.rejects))],
         rows=_count([*block.sources, *(reject.source for reject in block.rejects)]),
         bytes=block.bytes,
         truncated=written.truncated + singly.truncated,
         straddling=written.straddling + singly.straddling,
         turns=merge_audits(written.turns, singly.turns),
     )
+
+
+def _rejects(block: DocumentBlock, found: Iterable[tuple[int, Reason, str]]) -> Iterator[Reject]:
+    """In the order of the rows."""
+    return (Reject(block.sources[row], block.positions[row], reason, detail) for row, reason, detail in sorted(found))
 
 
 class _Singly:
@@ -192,9 +192,7 @@ class _Singly:
         self.turns = TurnAudit()
 
 
-def _tokenize_singly(
-    block: DocumentBlock, rows: Mapping[int, list[DocumentLayout] | None], tokenizer: DocumentTokenizer
-) -> _Singly:
+def _tokenize_singly(block: DocumentBlock, rows: Layouts, tokenizer: DocumentTokenizer) -> _Singly:
     documents: list[tuple[int, int, Tokens]] = []
     rejects: list[tuple[int, Reason, str]] = []
     for row, layouts in sorted(rows.items()):

@@ -32,8 +32,8 @@ from pipeline.config import (
     Tokenizer,
 )
 from pipeline.convert.sharegpt import SHAREGPT_ROLES
-from pipeline.pack import order_packs
 from pipeline.holdout import is_held_out
+from pipeline.pack import order_packs
 from pipeline.verify import verify
 from schemas import manifest as crossing
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, pack_channel, unpack_channel

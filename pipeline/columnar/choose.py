@@ -23,6 +23,8 @@ LESSONS = 16
 """Rows of a shape in a block from which is learnt, at most; the others without a sheet are left to the reference."""
 WORTH_A_LESSON = 8
 """Rows without a sheet: so many of one shape in a block are worth a lesson, which costs about as much as three."""
+MOST_TRIED = 8
+"""Rows of which a sheet is tried to be made before their programs are given up."""
 NO_SHEET = -1
 
 Programs = tuple[Program, ...]
@@ -56,7 +58,7 @@ class SheetChooser:
             for some, programs in find_programs(self._trees(rows, members[0]), members, partial(_column, rows)):
                 if None in programs:
                     unknown.append(some)
-                elif sheet := self._sheet(known, rows, int(some[0]), programs):  # type: ignore[arg-type]
+                elif sheet := self._sheet(known, rows, some, programs):  # type: ignore[arg-type]
                     yield some, sheet
             worth = [some for some in unknown if len(some) >= WORTH_A_LESSON][:left]
             asked, members = len(members), np.concatenate([members[:0], *worth])
@@ -80,14 +82,22 @@ class SheetChooser:
             return
 
     def _sheet(
-        self, known: dict[Programs, Sheet | None], rows: PlainRows, row: int, programs: Programs
+        self, known: dict[Programs, Sheet | None], rows: PlainRows, members: Rows, programs: Programs
     ) -> Sheet | None:
+        """Made of the first row that will do: one with a text that the template takes off to nothing will not."""
         if programs not in known:
-            try:
-                known[programs] = compile_sheet(self._formatter, _conversation(rows, row), programs[0], programs[1:])
-            except RejectRow:  # the reference will say why
-                known[programs] = None
+            tried = (self._compile(_conversation(rows, int(row)), programs) for row in members[:MOST_TRIED])
+            sheet = next((sheet for sheet in tried if sheet), None)
+            if sheet is None and len(members) < MOST_TRIED:
+                return None
+            known[programs] = sheet
         return known[programs]
+
+    def _compile(self, conversation: Conversation, programs: Programs) -> Sheet | None:
+        try:
+            return compile_sheet(self._formatter, conversation, programs[0], programs[1:])
+        except RejectRow:  # the reference will say why
+            return None
 
 
 def _conversation(rows: PlainRows, row: int) -> Conversation:

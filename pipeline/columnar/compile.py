@@ -4,7 +4,8 @@ The reference lays out one conversation of the shape. Its layout holds for the o
 the template alone: the conditions are checked here, and a shape that does not meet them is left to the reference.
 
 1. Each piece is a constant, or the text of one message as a whole (white space taken off its ends at most).
-2. Each served prompt is what the rendering begins with, or departs from it within constants.
+2. Each served prompt is what the rendering begins with, or departs from it within constants, or where it has a
+   constant and the rendering a text of the row that begins otherwise.
 3. No added token takes in white space of a row, and what opens a thought stands in constants.
 
 Rows with an empty text, with an added token in their text, or not in the tokenizer's normal form, are not written from
@@ -12,7 +13,7 @@ sheets (see regular.py).
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -32,12 +33,13 @@ _STRIPPING = ("strip", "lstrip", "rstrip")
 
 
 class _Stretch(NamedTuple):
-    """Characters [start, end) of the rendering: constant, or text number `text` of the row."""
+    """Characters [start, end) of the rendering: constant, or text number `text` of the row, by `expression`."""
 
     start: int
     end: int
     text: int
     change: Change | None
+    expression: Expression | None = None
 
 
 class _NoSheet(Exception):
@@ -63,12 +65,11 @@ def _compile(formatter: ChatFormatter, conversation: Conversation, whole: Progra
     end = stretches[-1].end if stretches else 0
     written = [*whole.pieces, Text(layout.text[end:])]  # the token that closes the last turn
     stretches.append(_Stretch(end, len(layout.text), -1, None))
-    if any(begins_with(written, prompt.pieces) is None for prompt in prompts):
-        raise _NoSheet
+    avoided = _avoided(written, prompts)
     _check_thoughts(layout, stretches)
     tokens = list(template_tokens(layout.text, layout.rows, formatter.lexemes.added))
     _check_tokens(layout.text, stretches, tokens)
-    atoms = [atom for part in _cut(stretches, tokens) for atom in _atoms(part, layout)]
+    atoms = [atom for part in _cut(stretches, tokens) for atom in _atoms(part, layout, avoided)]
     regions = [number for number, _ in groupby(atom.region for atom in atoms) if number >= 0]
     messages = [region.message for region in layout.regions]
     if len(regions) != len(set(regions)) or len(messages) != len(set(messages)):
@@ -84,8 +85,9 @@ def _stretches(whole: str, pieces: Sequence[Piece], texts: Sequence[str]) -> lis
         if isinstance(piece, Text):
             if piece.origin is not None:
                 raise _NoSheet
-            number, change, text = -1, None, piece.text
+            number, change, text, expression = -1, None, piece.text, None
         else:
+            expression = piece.expression
             number, change = _message_text(piece)
             text = change(texts[number]) if change else texts[number]
         if number >= 0 and not text:
@@ -93,18 +95,18 @@ def _stretches(whole: str, pieces: Sequence[Piece], texts: Sequence[str]) -> lis
         if not whole.startswith(text, at):
             raise _NoSheet
         if text:
-            found.append(_Stretch(at, at + len(text), number, change))
+            found.append(_Stretch(at, at + len(text), number, change, expression))
         at += len(text)
     return found
 
 
 def _message_text(piece: Derived) -> tuple[int, Change | None]:
     """The message whose text a piece is, and what the template takes off it."""
-    steps: list[tuple[str, tuple[str, ...]]] = []
+    steps: list[tuple[str, tuple[str | None, ...]]] = []
     expression: Expression = piece.expression
     while isinstance(expression, Call) and expression.op in (*_STRIPPING, "text"):
         op, (expression, *characters) = expression.op, expression.args
-        if not all(isinstance(each, str) and each.isspace() for each in characters):
+        if not all(each is None or (isinstance(each, str) and each.isspace()) for each in characters):
             raise _NoSheet
         steps[:0] = [] if op == "text" else [(op, tuple(characters))]
     if piece.mixed or not isinstance(expression, Leaf) or expression.group < 0 or expression.number:
@@ -113,7 +115,7 @@ def _message_text(piece: Derived) -> tuple[int, Change | None]:
 
 
 @functools.cache
-def _stripping(steps: tuple[tuple[str, tuple[str, ...]], ...]) -> Change | None:
+def _stripping(steps: tuple[tuple[str, tuple[str | None, ...]], ...]) -> Change | None:
     """One function a chain of methods with their arguments, so that equal changes are the same object."""
 
     def change(text: str) -> str:
@@ -124,8 +126,28 @@ def _stripping(steps: tuple[tuple[str, tuple[str, ...]], ...]) -> Change | None:
     return change if steps else None
 
 
-def begins_with(whole: Sequence[Piece], prompt: Sequence[Piece]) -> bool | None:
-    """Whether the text of one program begins with that of another, for every row; None where rows differ in it."""
+def _avoided(whole: Sequence[Piece], prompts: Sequence[Program]) -> dict[Expression, int]:
+    """By text of the row, the byte with which it may not begin. Raises _NoSheet."""
+    avoided: dict[Expression, int] = {}
+    for prompt in prompts:
+        found = begins_with(whole, prompt.pieces)
+        if found is None:
+            raise _NoSheet
+        if isinstance(found, Unless) and avoided.setdefault(found.text, found.byte) != found.byte:
+            raise _NoSheet
+    return avoided
+
+
+class Unless(NamedTuple):
+    """It does not, unless this text of the row begins with this byte."""
+
+    text: Expression
+    byte: int
+
+
+def begins_with(whole: Sequence[Piece], prompt: Sequence[Piece]) -> bool | Unless | None:
+    """Whether the text of one program begins with that of another, for every row with no empty text; None where rows
+    differ in it."""
     left, right = list(_merged(whole)), list(_merged(prompt))
     while right:
         if not left:
@@ -139,6 +161,8 @@ def begins_with(whole: Sequence[Piece], prompt: Sequence[Piece]) -> bool | None:
             right[:1] = [other[size:]] if other[size:] else []
         elif one == other:
             del left[0], right[0]
+        elif isinstance(other, str) and not isinstance(one, str):
+            return Unless(one, other.encode()[0])
         else:
             return None
     return True
@@ -203,7 +227,7 @@ def _cut(stretches: Sequence[_Stretch], tokens: Sequence[TokenSpan]) -> Iterator
             at = stretch.end
 
 
-def _atoms(part: _Part, layout: DocumentLayout) -> Iterator[Atom]:
+def _atoms(part: _Part, layout: DocumentLayout, avoided: Mapping[Expression, int]) -> Iterator[Atom]:
     start, end, stretch, token = part
     channels, numbers = layout.characters[start:end], layout.numbers[start:end]
     if token >= 0:
@@ -214,7 +238,12 @@ def _atoms(part: _Part, layout: DocumentLayout) -> Iterator[Atom]:
     if stretch.text >= 0:
         if len(borders) > 2:
             raise _NoSheet
-        yield Atom(int(channels[0]), int(numbers[0]), text=stretch.text, change=stretch.change, is_row=True)
+        avoids = avoided.get(stretch.expression, -1) if stretch.expression else -1
+        if layout.text[start].encode()[0] == avoids:
+            raise _NoSheet
+        yield Atom(
+            int(channels[0]), int(numbers[0]), text=stretch.text, change=stretch.change, avoids=avoids, is_row=True
+        )
         return
     for low, high in pairwise(borders):
         yield Atom(int(channels[low]), int(numbers[low]), constant=layout.text[start + low : start + high])

@@ -49,5 +49,8 @@ class SheetEncoder:
         is_text = written.table.text[written.at] >= 0
         empty = np.flatnonzero(is_text & (written.starts[:-1] == written.starts[1:]))
         tokens = np.searchsorted(written.starts, self._scanner.find(written.data) + written.starts[0], "right") - 1
+        avoids = written.table.avoids[written.at]
+        begins = written.data[np.minimum(written.starts[:-1], len(written.data) - 1)] if len(written.data) else avoids
+        avoided = np.flatnonzero((avoids >= 0) & (avoids == begins))
         other = written.segments[find_unnormalized(written.data, written.segment_starts, self._form)]
-        return written.documents_of(np.concatenate([empty, tokens, other]))
+        return written.documents_of(np.concatenate([empty, avoided, tokens, other]))

@@ -1,4 +1,4 @@
-"""Which programs write the renderings of many rows of one shape: the tests of replay's trees, asked of whole columns."""
+"""Which programs write the renderings of many rows of one shape: replay's tests, asked of whole columns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias

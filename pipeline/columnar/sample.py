@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.blocks import DocumentBlock
 from pipeline.chat.formatter import Tokens
 from pipeline.columnar.documents import Indices
-from pipeline.columnar.tokenizer import SheetTokens
+from pipeline.columnar.sheet_tokens import SheetTokens
 from schemas.splitmix import mix
 
 FIRST_CHECKED, CHECKED_ONE_IN = 4, 1024

@@ -2,8 +2,8 @@
 
     <|im_start|>  "user\n"  (content of message 0)  <|im_end|>  "\n"  <|im_start|>  "assistant\n"  (content of ...)
 
-An atom is an added token, a constant, or a text of the row. What lies between two added tokens is one **segment**, which
-is encoded as a whole.
+An atom is an added token, a constant, or a text of the row. What lies between two added tokens is one **segment**,
+which is encoded as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,8 @@ Change = Callable[[str], str]
 @dataclass(frozen=True, slots=True)
 class Atom:
     """`token`: the id of an added token, -1 for text. Text is `constant`, or else text number `text` of the row, after
-    `change` where there is one. `region` numbers the generated regions of the document, -1 outside of them. `is_row`:
-    the text came with the row."""
+    `change` where there is one; `avoids` is a byte that it may not begin with, -1 for none. `region` numbers the
+    generated regions of the document, -1 outside of them. `is_row`: the text came with the row."""
 
     channel: int
     region: int = -1
@@ -28,6 +28,7 @@ class Atom:
     constant: str = ""
     text: int = -1
     change: Change | None = None
+    avoids: int = -1
     is_row: bool = False
 
 
@@ -58,6 +59,7 @@ class SheetTable:
         self.region = np.array([atom.region for atom in atoms], np.int32)
         self.token = np.array([atom.token for atom in atoms], np.int32)
         self.text = np.array([atom.text for atom in atoms], np.int32)
+        self.avoids = np.array([atom.avoids for atom in atoms], np.int16)
         self.is_row = np.array([atom.is_row for atom in atoms], np.bool_)
         self.constant = np.array([constants.setdefault(atom.constant, len(constants)) for atom in atoms], np.int64)
         self.constants = list(constants)

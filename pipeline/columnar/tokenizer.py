@@ -1,51 +1,30 @@
 """The documents of a block, tokenized together wherever sheets can write them; the reference is `DocumentTokenizer`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.blocks import DocumentBlock
-from pipeline.chat.formatter import ChatFormatter, Tokens, Turn
+from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.layout import DocumentLayout
 from pipeline.columnar.audit import audit_columns
 from pipeline.columnar.choose import NO_SHEET, SheetChooser
 from pipeline.columnar.documents import Assigned, Indices, SheetEncoder
 from pipeline.columnar.layout_sheet import LayoutSheets
-from pipeline.columnar.rules import Kept, Rules, keep_documents
+from pipeline.columnar.rules import Rules, keep_documents
 from pipeline.columnar.sheet import Sheet, SheetTable
+from pipeline.columnar.sheet_tokens import SheetTokens, nothing_written
 from pipeline.columnar.text_sheet import text_sheet
-from pipeline.columnar.tokens import DocumentTokens
 from pipeline.config import ControlMode
 from pipeline.convert.plain import TEXT, MixedDocuments, PlainRows, PlainRowsBuilder
 from pipeline.encoders.base import Encoder, EncodingFailed
 from pipeline.encoders.batch import BatchEncoder
-from pipeline.turns import TurnAudit
 from schemas.conversation import Conversation
 from schemas.rejects import Reason, RejectRow
 
 LayOut = Callable[[Conversation], list[DocumentLayout]]
 """Raises RejectRow."""
-
-
-@dataclass(slots=True)
-class SheetTokens:
-    """K documents, document k from row row[k]: tokens [start[k], start[k] + length[k]). `rejects` are rows with a
-    reason and its detail; `left` are the rows for the reference, with their layouts where they have been laid out."""
-
-    input_ids: npt.NDArray[np.int32]
-    channel: npt.NDArray[np.uint8]
-    row: Indices
-    piece: Indices
-    start: Indices
-    length: Indices
-    rejects: list[tuple[int, Reason, str]]
-    left: dict[int, list[DocumentLayout] | None]
-    truncated: int = 0
-    straddling: int = 0
-    turns: TurnAudit = field(default_factory=TurnAudit)
-    kept: "tuple[Kept, DocumentTokens, SheetTable] | None" = None
 
 
 class SheetTokenizer:
@@ -85,20 +64,8 @@ class SheetTokenizer:
         rows = assigned.row[kept.of]
         table = SheetTable(assigned.sheets)
         places = np.array(block.sources, np.int64)[rows], np.array(block.positions, np.int64)[rows]
-        return SheetTokens(
-            input_ids=tokens.input_ids,
-            channel=tokens.channel,
-            row=rows,
-            piece=kept.piece,
-            start=kept.start,
-            length=kept.length,
-            rejects=draft.rejects + kept.rejects,
-            left=draft.left,
-            truncated=len(np.unique(rows[kept.truncated])),
-            straddling=int(tokens.straddling[kept.of].sum()),
-            turns=audit_columns(tokens, kept, table, places, self._rules.trained, self._end_ids),
-            kept=(kept, tokens, table),
-        )
+        turns = audit_columns(tokens, kept, table, places, self._rules.trained, self._end_ids)
+        return SheetTokens(tokens, kept, table, rows, draft.left, draft.rejects + kept.rejects, turns)
 
     def _assign_plain(self, plain: PlainRows, draft: "_Draft") -> None:
         sheets, chosen = self._chooser.choose(plain) if self._chooser else ([], np.full(len(plain), NO_SHEET))
@@ -145,45 +112,3 @@ class _Draft:
         sheet, row, first, is_text = (np.concatenate(column) for column in zip(*self._columns, strict=True))
         order = np.argsort(row, kind="stable")
         return Assigned(self.sheets, sheet[order], row[order], first[order], is_text[order].astype(np.bool_))
-
-
-def nothing_written(left: dict[int, list[DocumentLayout] | None]) -> SheetTokens:
-    none = np.zeros(0, np.int64)
-    return SheetTokens(none.astype(np.int32), none.astype(np.uint8), none, none, none, none, [], left)
-
-
-def tokens_of_row(written: SheetTokens, row: int) -> list[Tokens]:
-    """The documents of a row as the reference gives them."""
-    assert written.kept is not None
-    kept, tokens, table = written.kept
-    found = []
-    for document in np.flatnonzero(written.row == row).tolist():
-        start, length = int(written.start[document]), int(written.length[document])
-        channel = written.channel[start : start + length].copy()
-        found.append(
-            Tokens(
-                written.input_ids[start : start + length],
-                channel,
-                straddling=int(tokens.straddling[kept.of[document]]),
-                truncated=bool(kept.truncated[document]),
-                turns=tuple(_turns(kept, tokens, table, document, start, length)),
-            )
-        )
-    return found
-
-
-def _turns(
-    kept: Kept, tokens: DocumentTokens, table: SheetTable, document: int, start: int, length: int
-) -> Sequence[Turn]:
-    turns = np.flatnonzero(tokens.turn_document == kept.of[document])
-    begun = turns[tokens.turn_start[turns] < start + length]
-    return [
-        Turn(
-            int(table.turn_message[tokens.turn_at[turn]]),
-            int(tokens.turn_start[turn]) - start,
-            int(tokens.turn_stop[turn]) - start,
-            bool(table.turn_served[tokens.turn_at[turn]]),
-            bool(table.turn_dropped[tokens.turn_at[turn]]),
-        )
-        for turn in begun
-    ]

@@ -1,0 +1,335 @@
+"""The law of the columnar path: whatever it writes is what the reference makes of the same rows."""
+
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pytest
+from agents import make_agent
+from hard_texts import HARD_TEXTS
+from model_folders import load_once, trl_template
+
+from pipeline.blocks import BlockKey, DocumentBlock, RowBlock
+from pipeline.chat.control_tokens import LITERAL
+from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.shipped import choose_template
+from pipeline.chat.template import ChatTemplate
+from pipeline.columnar.choose import NO_SHEET, SheetChooser
+from pipeline.columnar.sample import difference
+from pipeline.config import BuildConfig, ControlTokens
+from pipeline.convert import convert_rows, make_converter
+from pipeline.convert.plain import MixedDocuments
+from pipeline.token_block import TokenBlock
+from pipeline.tokenize import DocumentTokenizer, tokenize_documents
+from schemas.conversation import Document
+
+QWEN = ("package://dashscope/resources/qwen.tiktoken", "qwen2.5")
+LLAMA = ("package://llama_models/llama3/tokenizer.model", "llama3")
+TEMPLATES = {
+    "qwen2_5": QWEN,
+    "qwen3": QWEN,
+    "qwen3_5_think": QWEN,
+    "qwen3_instruct_2507": QWEN,
+    "llama3": LLAMA,
+    "llama3_1": LLAMA,
+}
+KEY = BlockKey(0, 0, last=True)
+WORDS = ("def f(x):", "\n    return 1\n", " is", "a", "\u4e16\u754c", "1234", "\n\n", "  ", "</b>", "<think>", "don't")
+
+
+def make_formatter(template: str, control_tokens: ControlTokens = LITERAL) -> ChatFormatter:
+    path, preset = TEMPLATES.get(template, QWEN)
+    loaded = load_once(path, preset)
+    source = choose_template(template, None, None) if template == "chatml" else None
+    text = source.text if source else trl_template(template)
+    variables = {**loaded.special_tokens, "date_string": "26 Jul 2024"}
+    return ChatFormatter(
+        ChatTemplate(text, variables, date(2024, 7, 26)),
+        loaded.encoder,
+        loaded.stop_ids,
+        loaded.special_tokens.get("eos_token"),
+        control_tokens=control_tokens,
+    )
+
+
+def make_tokenizers(formatter: ChatFormatter, **settings: Any) -> tuple[DocumentTokenizer, DocumentTokenizer]:
+    """One that writes from sheets, and the reference alone."""
+    values = {
+        "output": "out",
+        "seq_len": 4096,
+        "sources": [{"path": "a", "transform": {"type": "openai"}}],
+        "tokenizer": {"path": "t"},
+        **settings,
+    }
+    config = BuildConfig.model_validate(values)
+    batch = formatter.encoder.batch()
+    assert batch is not None
+    encoder = formatter.encoder
+    return DocumentTokenizer(config, encoder, formatter, batch), DocumentTokenizer(config, encoder, formatter)
+
+
+def random_text(rng: random.Random) -> str:
+    if rng.random() < 0.2:
+        return rng.choice(HARD_TEXTS)
+    return "".join(rng.choice(WORDS) for _ in range(rng.randint(1, 12)))
+
+
+def random_rows(seed: int, count: int = 240) -> Iterator[dict[str, Any]]:
+    """Few shapes, so that most rows have sheets; some rows are not plain."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        roles = ["system"] * (rng.random() < 0.3) + ["user", "assistant"] * rng.choice((1, 1, 2))
+        messages: list[dict[str, Any]] = [{"role": role, "content": random_text(rng)} for role in roles]
+        if rng.random() < 0.1:
+            messages[-1]["train"] = False
+        if rng.random() < 0.1:
+            messages[-1]["reasoning_content"] = "so"
+        yield {"messages": messages}
+
+
+def convert(rows: Sequence[dict[str, Any]], settings: dict[str, Any] | None = None) -> DocumentBlock:
+    config = BuildConfig.model_validate(
+        {
+            "output": "out",
+            "seq_len": 8,
+            "sources": [{"path": "a", "transform": settings or {"type": "openai"}}],
+            "tokenizer": {"path": "t"},
+        }
+    )
+    converter = make_converter(config.sources[0].transform, loss_weights=False)
+    positions = [7 * number for number in range(len(rows))]
+    return convert_rows(RowBlock(KEY, [0] * len(rows), positions, list(rows)), [converter], [0])
+
+
+def listed(documents: Sequence[Document]) -> DocumentBlock:
+    return DocumentBlock(KEY, [0] * len(documents), list(range(len(documents))), list(documents))
+
+
+def assert_same(found: TokenBlock, expected: TokenBlock) -> None:
+    assert len(found) == len(expected)
+    for document in range(len(found)):
+        assert np.array_equal(found.input_ids[found.span(document)], expected.input_ids[expected.span(document)]), (
+            document
+        )
+        assert np.array_equal(found.channels_of(document), expected.channels_of(document)), document
+    for name in ("sources", "positions", "pieces", "lengths"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("rows", "bytes", "truncated", "straddling", "turns", "rejects"):
+        assert getattr(found, name) == getattr(expected, name), name
+
+
+def with_sheets(formatter: ChatFormatter, block: DocumentBlock) -> int:
+    """How many rows get a sheet from their shape."""
+    assert isinstance(block.documents, MixedDocuments)
+    _, chosen = SheetChooser(formatter).choose(block.documents.plain)
+    return int((chosen != NO_SHEET).sum())
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES, "chatml"])
+@pytest.mark.parametrize("too_long", ["reject", "truncate", "truncate_turns"])
+def test_conversations(template: str, too_long: str) -> None:
+    formatter = make_formatter(template)
+    block = convert(list(random_rows(seed=5)))
+    fast, reference = make_tokenizers(formatter, seq_len=90, too_long=too_long)
+    expected = tokenize_documents(block, reference)
+    assert_same(tokenize_documents(block, fast), expected)
+    assert with_sheets(formatter, block) > 100
+    assert len(expected) > 40
+    assert expected.truncated > 10 or too_long == "reject"
+    if too_long == "reject":
+        assert len(expected.rejects) > 10
+
+
+@pytest.mark.parametrize("mode", ["reject", "parse"])
+def test_typed_control_tokens(mode: Any) -> None:
+    formatter = make_formatter("qwen2_5", ControlTokens(mode=mode))
+    block = convert(list(random_rows(seed=6)))
+    fast, reference = make_tokenizers(formatter, control_tokens=mode)
+    expected = tokenize_documents(block, reference)
+    assert_same(tokenize_documents(block, fast), expected)
+    assert any(reject.reason == "control_token" for reject in expected.rejects) == (mode == "reject")
+
+
+@pytest.mark.parametrize("policy", ["assistant_without_end", "last_turn", "all"])
+def test_policies(policy: str) -> None:
+    terms = {
+        "assistant_without_end": [{"roles": ["assistant"], "parts": ["body"]}],
+        "last_turn": [{"roles": ["assistant"], "turns": "last"}],
+        "all": [{"roles": ["system", "user", "assistant"], "parts": ["body", "end"]}],
+    }
+    block = convert(list(random_rows(seed=7, count=120)))
+    fast, reference = make_tokenizers(make_formatter("qwen2_5"), loss_policy=terms[policy], seq_len=40)
+    expected = tokenize_documents(block, reference)
+    assert_same(tokenize_documents(block, fast), expected)
+    assert bool(expected.turns.open_turns) == (policy == "assistant_without_end")
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "llama3_1"])
+@pytest.mark.parametrize("history", ["as_template", "split"])
+def test_agents(template: str, history: str) -> None:
+    """Shapes seen once are laid out by the reference and encoded with the others."""
+    documents = [make_agent(seed, most_turns=4) for seed in range(60)]
+    fast, reference = make_tokenizers(make_formatter(template), reasoning_history=history)
+    expected = tokenize_documents(listed(documents), reference)
+    assert_same(tokenize_documents(listed(documents), fast), expected)
+    assert len(expected) > 20
+
+
+@pytest.mark.parametrize("preset", [QWEN, LLAMA])
+@pytest.mark.parametrize("too_long", ["reject", "truncate", "split"])
+def test_texts(preset: tuple[str, str], too_long: str) -> None:
+    rng = random.Random(8)
+    rows = [{"text": random_text(rng) * rng.randint(1, 4)} for _ in range(150)]
+    block = convert(rows, {"type": "text"})
+    encoder = load_once(*preset).encoder
+    config = BuildConfig.model_validate(
+        {
+            "output": "out",
+            "seq_len": 24,
+            "sources": [{"path": "a", "transform": {"type": "text"}}],
+            "tokenizer": {"path": "t"},
+            "too_long": too_long,
+        }
+    )
+    expected = tokenize_documents(block, DocumentTokenizer(config, encoder, None))
+    assert_same(tokenize_documents(block, DocumentTokenizer(config, encoder, None, encoder.batch())), expected)
+    assert (expected.pieces > 0).sum() > 20 or too_long != "split"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"type": "columns", "input": "q", "output": "a"}, [{"q": "x y", "a": f"so {n}"} for n in range(20)]),
+        ({"type": "columns", "input": "{q}!", "output": "a", "system": "Be brief."}, [{"q": "x", "a": 3}] * 20),
+        (
+            {"type": "alpaca", "system": "Act."},
+            [{"instruction": "do", "input": "i" * (n % 2), "output": "o"} for n in range(30)],
+        ),
+        (
+            {"type": "sharegpt"},
+            [
+                {"conversations": [{"from": "human", "value": "h"}, {"from": "gpt", "value": f"g{n}"}]}
+                for n in range(20)
+            ],
+        ),
+        (
+            {"type": "openai", "prompt_column": "p", "completion_column": "c", "system": "New."},
+            [
+                {"p": [{"role": "system", "content": "Old."}, {"role": "user", "content": "u"}], "c": f"c{n}"}
+                for n in range(20)
+            ],
+        ),
+    ],
+)
+def test_transforms(settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    block = convert(rows, settings)
+    assert isinstance(block.documents, MixedDocuments)
+    assert len(block.documents.plain) == len(rows)
+    config = BuildConfig.model_validate(
+        {"output": "o", "seq_len": 8, "sources": [{"path": "a", "transform": settings}], "tokenizer": {"path": "t"}}
+    )
+    converter = make_converter(config.sources[0].transform, loss_weights=False)
+    assert list(block.documents) == [converter(row) for row in rows]
+    formatter = make_formatter("qwen2_5")
+    fast, reference = make_tokenizers(formatter)
+    assert_same(tokenize_documents(block, fast), tokenize_documents(block, reference))
+    assert with_sheets(formatter, block) == len(rows)
+
+
+def test_a_row_of_the_sample_is_what_the_reference_gives() -> None:
+    """The comparison that every block makes, made here of all rows."""
+    fast, reference = make_tokenizers(make_formatter("qwen3"), seq_len=64, too_long="truncate")
+    block = convert(list(random_rows(seed=9)))
+    assert fast.sheets is not None
+    written = fast.sheets.tokenize(block)
+    rows = np.unique(written.row).tolist()
+    assert len(rows) > 100
+    for row in rows:
+        assert not difference(written.tokens_of(row), reference.tokenize(block.documents[row]))
+
+
+def count_calls(function: Any) -> int:
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def plain_rows(count: int, turns: int, words: int) -> list[dict[str, Any]]:
+    messages = [{"role": role, "content": "word " * words} for _ in range(turns) for role in ("user", "assistant")]
+    return [
+        {"messages": [{**message, "content": message["content"] + str(n)} for message in messages]}
+        for n in range(count)
+    ]
+
+
+def test_no_python_for_every_row_message_or_token() -> None:
+    """A block of regular rows is tokenized in as many calls as a small one: a return to Python for every message, or
+    every token, would show here."""
+    fast, _ = make_tokenizers(make_formatter("qwen2_5"))
+    fast.sheets = replace_encoder(fast)
+    base = convert(plain_rows(64, turns=2, words=4))
+    tokenize_documents(base, fast)  # learns the shape
+    calls = {
+        name: count_calls(lambda rows=rows: tokenize_documents(rows, fast))
+        for name, rows in {
+            "base": base,
+            "rows": convert(plain_rows(512, turns=2, words=4)),
+            "tokens": convert(plain_rows(64, turns=2, words=64)),
+        }.items()
+    }
+    assert calls["base"] > 100
+    assert calls["rows"] < calls["base"] + 512
+    assert calls["tokens"] < calls["base"] * 1.1
+
+
+def test_conversion_calls_python_a_few_times_a_row_whatever_its_messages() -> None:
+    few, many = plain_rows(200, turns=1, words=2), plain_rows(200, turns=20, words=2)
+    calls = {len(rows[0]["messages"]): count_calls(lambda rows=rows: convert(rows)) for rows in (few, many)}
+    assert calls[2] < 200 * 40
+    assert calls[40] < calls[2] * 1.2
+
+
+def replace_encoder(tokenizer: DocumentTokenizer) -> Any:
+    """With an engine that encodes a block in one call, as a fast one does."""
+    assert tokenizer.sheets is not None
+    encoder = tokenizer.sheets._encoder
+    batch = encoder.batch
+
+    class OneCall:
+        name, sizes = batch.name, batch.sizes
+
+        def encode(self, texts: Any) -> Any:
+            sys_profile = sys.getprofile()
+            sys.setprofile(None)
+            try:
+                return batch.encode(texts)
+            finally:
+                sys.setprofile(sys_profile)
+
+    encoder.batch = OneCall()
+    return tokenizer.sheets
+
+
+def test_documents_may_be_asked_for_one_by_one() -> None:
+    rows = list(random_rows(seed=3, count=30))
+    block = convert(rows)
+    assert isinstance(block.documents, MixedDocuments)
+    assert 0 < len(block.documents.plain) < len(rows)
+    documents = list(block.documents)
+    assert [block.documents[index] for index in range(len(documents))] == documents
+    assert block.documents[2:5] == documents[2:5]
+    assert block.documents[-1] == documents[-1]
+    assert replace(block, documents=documents).documents == documents
