@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.chat.control_tokens import check_no_control_token
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.chat.layout import DocumentLayout
 from pipeline.columnar.rules import Rules
+from pipeline.columnar.sample import check_sample
 from pipeline.columnar.sheet_tokens import Layouts, nothing_written
 from pipeline.columnar.tokenizer import SheetTokenizer
 from pipeline.config import BuildConfig
@@ -51,15 +53,17 @@ class DocumentTokenizer:
         if self._formatter is not None:
             self._formatter.start_block()
 
-    def tokenize(self, document: Document, layouts: Sequence[DocumentLayout] | None = None) -> list[Tokens]:
+    def tokenize(
+        self, document: Document, layouts: Sequence[DocumentLayout] | None = None, *, replay: bool = True
+    ) -> list[Tokens]:
         """The documents that a row gives: one, or several where a text or a history is split. `layouts` are those of a
-        conversation that has been laid out. Raises RejectRow."""
+        conversation that has been laid out. Without `replay` the template itself renders. Raises RejectRow."""
         self._check_controls(document)
         try:
             if layouts is not None and self._formatter is not None:
                 documents = [self._formatter.encode_layout(layout) for layout in layouts]
             else:
-                documents = self._documents(document)
+                documents = self._documents(document, replay=replay)
             fitting = self._fit(documents, document)
         except UnicodeEncodeError as error:
             raise RejectRow(Reason.UNENCODABLE, f"a lone surrogate: {error.reason}") from error
@@ -78,9 +82,9 @@ class DocumentTokenizer:
         self._check_controls(conversation)
         return self._need_formatter().lay_out_documents(conversation)
 
-    def _documents(self, document: Document) -> list[Tokens]:
+    def _documents(self, document: Document, *, replay: bool = True) -> list[Tokens]:
         if isinstance(document, Conversation):
-            return self._need_formatter().documents(document)
+            return self._need_formatter().documents(document, replay=replay)
         ids = self.encoder.encode_document(document.text, parse=self._mode == "parse")
         return [Tokens(ids, text_channels(len(ids), self.encoder, ids))]
 
@@ -145,6 +149,7 @@ def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> To
     tokenizer.start_block()
     rows = dict.fromkeys(range(len(block.documents)))
     written = tokenizer.sheets.tokenize(block) if tokenizer.sheets else nothing_written(rows)
+    check_sample(block, written, partial(tokenizer.tokenize, replay=False))
     singly = _tokenize_singly(block, written.left, tokenizer)
     tokens, kept = written.tokens, written.kept
     row, piece = np.append(written.row, singly.row), np.append(kept.piece, singly.piece)

@@ -87,13 +87,14 @@ class ChatFormatter:
         self._parse = control_tokens.mode == "parse"
         self.splits_history = split_history
 
-    def documents(self, conversation: Conversation) -> list[Tokens]:
-        """One document, or several where the history is to be split and the template rewrites it. Raises RejectRow."""
-        return [self.encode_layout(layout) for layout in self.lay_out_documents(conversation)]
+    def documents(self, conversation: Conversation, *, replay: bool = True) -> list[Tokens]:
+        """One document, or several where the history is to be split and the template rewrites it. Without `replay` the
+        template itself renders. Raises RejectRow."""
+        return [self.encode_layout(layout) for layout in self.lay_out_documents(conversation, replay=replay)]
 
-    def lay_out_documents(self, conversation: Conversation) -> list[DocumentLayout]:
+    def lay_out_documents(self, conversation: Conversation, *, replay: bool = True) -> list[DocumentLayout]:
         """What `documents` encodes. Raises RejectRow."""
-        renderer = self._renderer(conversation)
+        renderer = self._renderer(conversation, self.replaying if replay else self.template)
         pieces = renderer.pieces() if self.splits_history else [Piece(0, len(conversation.messages))]
         return [self.lay_out_document(conversation, renderer, piece) for piece in pieces]
 
@@ -104,18 +105,20 @@ class ChatFormatter:
     def format(self, conversation: Conversation) -> Tokens:
         """The whole conversation as one document. Raises RejectRow."""
         whole = Piece(0, len(conversation.messages))
-        return self.encode_layout(self.lay_out_document(conversation, self._renderer(conversation), whole))
+        return self.encode_layout(
+            self.lay_out_document(conversation, self._renderer(conversation, self.replaying), whole)
+        )
 
     def render(self, conversation: Conversation) -> Traced:
         """The text that is trained on: the template's, its last turn closed. Raises RejectRow."""
-        return self._renderer(conversation).render(len(conversation.messages))
+        return self._renderer(conversation, self.replaying).render(len(conversation.messages))
 
     def lay_out(self, conversation: Conversation) -> Layout:
         """The text that is trained on, with its rows and regions. Raises RejectRow."""
-        return self._renderer(conversation).lay_out(len(conversation.messages))
+        return self._renderer(conversation, self.replaying).lay_out(len(conversation.messages))
 
-    def _renderer(self, conversation: Conversation) -> ConversationRenderer:
-        return ConversationRenderer(conversation, self.replaying, self._ends, self.lexemes)
+    def _renderer(self, conversation: Conversation, template: ReplayingTemplate | ChatTemplate) -> ConversationRenderer:
+        return ConversationRenderer(conversation, template, self._ends, self.lexemes)
 
     def lay_out_document(
         self, conversation: Conversation, renderer: ConversationRenderer, piece: Piece

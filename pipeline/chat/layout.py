@@ -12,6 +12,7 @@ from pipeline.chat.lexemes import Lexemes
 from pipeline.chat.probe import TurnEnds
 from pipeline.chat.regions import Region, RowSpan, close_last_turn, find_regions, row_spans
 from pipeline.chat.replay.template import ReplayingTemplate
+from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import Traced
 from pipeline.encoders.base import TokenSpan
 from schemas.conversation import Conversation
@@ -54,7 +55,7 @@ class ConversationRenderer:
     """Lays out a conversation and its beginnings; each rendering is made once."""
 
     def __init__(
-        self, conversation: Conversation, template: ReplayingTemplate, ends: TurnEnds, lexemes: Lexemes
+        self, conversation: Conversation, template: ReplayingTemplate | ChatTemplate, ends: TurnEnds, lexemes: Lexemes
     ) -> None:
         self._conversation = conversation
         self.assistants = [index for index, each in enumerate(conversation.messages) if each.role == "assistant"]

@@ -1,11 +1,16 @@
 """A sample of every block goes through the reference as well, chosen by where the rows stand."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipeline.blocks import DocumentBlock
 from pipeline.chat.formatter import Tokens
+from pipeline.chat.replay.template import ReplayDiffers
 from pipeline.columnar.documents import Indices
 from pipeline.columnar.sheet_tokens import SheetTokens
+from schemas.conversation import Document
+from schemas.rejects import RejectRow
 from schemas.splitmix import mix
 
 FIRST_CHECKED, CHECKED_ONE_IN = 4, 1024
@@ -18,7 +23,20 @@ def sampled_rows(block: DocumentBlock, written: SheetTokens) -> Indices:
     places = np.array(block.positions, np.uint64)[rows] ^ np.array(block.sources, np.uint64)[rows] << np.uint64(48)
     chosen = mix(places) % np.uint64(CHECKED_ONE_IN) == 0
     chosen[:FIRST_CHECKED] = True
-    return rows[chosen]
+    sampled: Indices = rows[chosen]
+    return sampled
+
+
+def check_sample(block: DocumentBlock, written: SheetTokens, tokenize: Callable[[Document], list[Tokens]]) -> None:
+    """`tokenize` is the reference, without replay. Raises ReplayDiffers."""
+    for row in sampled_rows(block, written).tolist():
+        try:
+            different = difference(written.tokens_of(row), tokenize(block.documents[row]))
+        except RejectRow as reject:
+            different = f"the reference rejects it: {reject.reason}, {reject.detail}"
+        if different:
+            place = f"source {block.sources[row]}, position {block.positions[row]}"
+            raise ReplayDiffers(f"a row written from a sheet is not what the reference gives: {different} ({place})")
 
 
 def difference(found: list[Tokens], expected: list[Tokens]) -> str:

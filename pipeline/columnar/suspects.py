@@ -28,12 +28,14 @@ class TokenScanner:
         places = np.concatenate([np.zeros(0, np.int64), *found])
         whole = memoryview(data)  # type: ignore[arg-type]
         is_token = [whole[at : at + self._longest].tobytes().startswith(self._contents) for at in places.tolist()]
-        return places[np.array(is_token, np.bool_)]
+        tokens: Places = places[np.array(is_token, np.bool_)]
+        return tokens
 
     def _candidates(self, data: Bytes, first: int) -> Places:
         at = np.flatnonzero(data == first)
         second = data[np.minimum(at + 1, len(data) - 1)]
-        return at[self._pairs[first, second] | (at == len(data) - 1)]
+        candidates: Places = at[self._pairs[first, second] | (at == len(data) - 1)]
+        return candidates
 
 
 def find_unnormalized(data: Bytes, starts: Places, form: Literal["NFC"] | None) -> Places:

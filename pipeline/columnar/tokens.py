@@ -68,9 +68,9 @@ def _encode_segments(written: Written, encoder: BatchEncoder) -> tuple[EncodedBa
     offsets = written.segment_starts
     encoded = encoder.encode(Strings(written.data, offsets))
     width = np.int32 if offsets[-1] < 2**31 else np.int64  # half the memory to go through
-    ends = encoder.sizes.astype(width)[encoded.ids]
+    ends: npt.NDArray[np.signedinteger] = encoder.sizes.astype(width)[encoded.ids]
     np.cumsum(ends, out=ends)
-    ends += width(offsets[0])
+    np.add(ends, offsets[0], out=ends, casting="same_kind")
     last = encoded.offsets[1:] - 1
     if not np.array_equal(np.where(last < 0, offsets[0], ends[last]), offsets[1:]):
         raise EncodingFailed(f"{encoder.name} lost or added bytes of a text")

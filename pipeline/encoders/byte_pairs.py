@@ -44,7 +44,8 @@ class BytePairEncoder:
         self._names = {token.id: token.content.encode() for token in added_tokens}
         self._first_id = first_id
         self.normal_form: Literal["NFC"] | None = "NFC" if nfc else None
-        self.document_prefix, self.document_suffix = list(prefix), list(suffix)
+        self.document_prefix: Sequence[int] = tuple(prefix)
+        self.document_suffix: Sequence[int] = tuple(suffix)
         self._sizes = np.zeros(max(ranks.values()) + 1, np.int64)  # bytes of each rank
         for token, rank in ranks.items():
             self._sizes[rank] = len(token)

@@ -34,8 +34,8 @@ class HuggingFaceEncoder:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.document_prefix = _document_prefix(self._tokenizer)
-        self.document_suffix = [] if eos_id is None else [eos_id]
+        self.document_prefix: Sequence[int] = _document_prefix(self._tokenizer)
+        self.document_suffix: Sequence[int] = [] if eos_id is None else [eos_id]
         self._tokenizer.post_processor = None  # it adds ids that are not in the text, and trims the spans
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self._is_byte_level = is_byte_level(document)

@@ -42,8 +42,8 @@ class SentencePieceEncoder:
         processor = SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = processor.vocab_size()
         self.bos_id, self.eos_id = _known(processor.bos_id()), _known(processor.eos_id())
-        self.document_prefix = [] if self.bos_id is None else [self.bos_id]
-        self.document_suffix = [] if self.eos_id is None else [self.eos_id]
+        self.document_prefix: Sequence[int] = [] if self.bos_id is None else [self.bos_id]
+        self.document_suffix: Sequence[int] = [] if self.eos_id is None else [self.eos_id]
         added = _added_tokens(model, piece_types(model))
         self._own_controls = {token.id for token in added if token.special}
         self._set_added(added)

@@ -66,7 +66,7 @@ class LetterFormatter(ChatFormatter):
     def start_block(self) -> None:
         self.blocks += 1
 
-    def documents(self, conversation: Conversation) -> list[Tokens]:
+    def documents(self, conversation: Conversation, *, replay: bool = True) -> list[Tokens]:
         contents = [(message, message.content or "") for message in conversation.messages]
         channel = [ASSISTANT if m.role == "assistant" else USER for m, content in contents for _ in content]
         weights = [1.0 if m.weight is None else m.weight for m, content in contents for _ in content]
