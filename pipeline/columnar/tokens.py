@@ -67,8 +67,9 @@ def _encode_segments(written: Written, encoder: BatchEncoder) -> tuple[EncodedBa
     """The ids, and the byte of the written data at which each ends."""
     offsets = written.segment_starts
     encoded = encoder.encode(Strings(written.data, offsets))
-    width = np.int32 if offsets[-1] < 2**31 else np.int64  # half the memory to go through
-    ends: npt.NDArray[np.signedinteger] = encoder.sizes.astype(width)[encoded.ids]
+    fits = offsets[-1] < 2**31  # in half the memory to go through
+    sizes: npt.NDArray[np.signedinteger] = encoder.sizes.astype(np.int32) if fits else encoder.sizes
+    ends = sizes[encoded.ids]
     np.cumsum(ends, out=ends)
     np.add(ends, offsets[0], out=ends, casting="same_kind")
     last = encoded.offsets[1:] - 1

@@ -2,7 +2,7 @@
 
 import unicodedata
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,16 @@ def _starts_anew(char: str) -> bool:
     return char < "\u0300" or (unicodedata.combining(first) == 0 and first not in _second_halves())
 
 
-_LAST_PAIR = 0x20000
-"""Canonical decompositions into two characters lie below plane 2, which has ideographs alone."""
+_BLOCKS = range(0x900, 0x1200), range(0x1B00, 0x1C00), range(0x11000, 0x12000), range(0x16000, 0x17000)
+"""Where Unicode has pairs whose second half is no combining mark by its class: the scripts of South and South East Asia
+and Hangul. To look at all characters takes half a second."""
 
 
 @lru_cache(maxsize=1)
 def _second_halves() -> frozenset[str]:
-    """Characters that may compose with the one before; Hangul vowels and tails among them."""
+    """Characters of class 0 that may compose with the one before; Hangul vowels and tails among them."""
     halves = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}
-    for code in range(_LAST_PAIR):
+    for code in chain.from_iterable(_BLOCKS):
         fields = unicodedata.decomposition(chr(code)).split()
         if len(fields) == 2 and not fields[0].startswith("<"):
             halves.add(chr(int(fields[1], 16)))
