@@ -24,6 +24,8 @@ SHOWN_IDS = 4
 _BYTES = np.arange(256)
 GENERATED: npt.NDArray[np.bool_] = LEGAL & (_BYTES & 7 == Role.ASSISTANT) & (_BYTES >> 3 & 7 != Part.TEMPLATE)
 """bool[256]: the channels of what an assistant writes itself."""
+IS_TEXT: npt.NDArray[np.bool_] = _BYTES & 7 == Role.TEXT
+"""bool[256]: the channels of plain texts, which have no turns."""
 
 
 class OpenTurn(Record):

@@ -3,13 +3,12 @@
 from collections.abc import Collection
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.columnar.documents import Indices
 from pipeline.columnar.rules import Kept
 from pipeline.columnar.sheet import SheetTable
 from pipeline.columnar.tokens import DocumentTokens
-from pipeline.turns import EXAMPLES, GENERATED, SHOWN_IDS, OpenTurn, TurnAudit
+from pipeline.turns import EXAMPLES, SHOWN_IDS, OpenTurn, TurnAudit
 from schemas.manifest import TurnCounts
 
 _COUNTED = ("trained", "terminated", "reasoning_dropped", "not_served", "cut")
@@ -20,16 +19,16 @@ def audit_columns(
     kept: Kept,
     table: SheetTable,
     places: tuple[Indices, Indices],
-    trained: npt.NDArray[np.bool_],
+    trained: Indices,
     end_ids: Collection[int],
 ) -> TurnAudit:
-    """`places` are the source and position of each kept document."""
+    """`places` are the source and position of each kept document, `trained` the tokens of generated regions that the
+    loss policy trains."""
     document, start, stop, following, at, length_end = _turns(tokens, kept)
-    trained_places = np.flatnonzero((trained & GENERATED)[tokens.channel])
-    last = np.searchsorted(trained_places, following) - 1
-    found = trained_places[np.maximum(last, 0)] if len(trained_places) else np.zeros(len(last), np.int64)
+    last = np.searchsorted(trained, following) - 1
+    found = trained[np.maximum(last, 0)] if len(trained) else np.zeros(len(last), np.int64)
     is_cut = stop > length_end
-    is_trained = (last >= 0) & (found >= start) & ~is_cut if len(trained_places) else np.zeros(len(last), np.bool_)
+    is_trained = (last >= 0) & (found >= start) & ~is_cut if len(trained) else np.zeros(len(last), np.bool_)
     is_end = np.isin(tokens.input_ids[found], list(end_ids)) if len(found) else is_cut
     flags = {
         "trained": is_trained,

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrow_arrays import index_array
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.replay.expressions import Leaf
 from pipeline.chat.replay.tree import Program, Tree
@@ -118,5 +117,4 @@ def _renderings(conversation: Conversation) -> Iterator[tuple[Conversation, bool
 def _column(rows: PlainRows, leaf: Leaf, members: Rows) -> list[str]:
     """The texts of one message of these rows."""
     assert leaf.number == 0, "a plain message is its text alone"
-    texts: list[str] = rows.texts.take(index_array(rows.first[members] + leaf.group)).to_pylist()
-    return texts
+    return [rows.texts[text].decode() for text in (rows.first[members] + leaf.group).tolist()]

@@ -34,8 +34,11 @@ class Kept:
     left: Indices
 
 
-def keep_documents(assigned: Assigned, tokens: DocumentTokens, doubtful: Indices, rules: Rules) -> Kept:
-    """`doubtful` are rows that are left to the reference, whatever became of them here."""
+def keep_documents(
+    assigned: Assigned, tokens: DocumentTokens, trained: Indices, doubtful: Indices, rules: Rules
+) -> Kept:
+    """`trained` are the places of the tokens that the policy trains; `doubtful` are rows that are left to the reference,
+    whatever became of them here."""
     lengths = np.diff(tokens.offsets)
     longest = np.zeros(int(assigned.row.max(initial=-1)) + 1, np.int64)
     np.maximum.at(longest, assigned.row, lengths)
@@ -57,7 +60,7 @@ def keep_documents(assigned: Assigned, tokens: DocumentTokens, doubtful: Indices
     of, start, length = _pieces(np.flatnonzero(stays), tokens.offsets, splits, rules.seq_len)
     truncated = length > rules.seq_len
     length = np.minimum(length, rules.seq_len)
-    is_trained = _counts(np.flatnonzero(rules.trained[tokens.channel]), start + 1, start + length) > 0
+    is_trained = _counts(trained, start + 1, start + length) > 0
     row_is_trained = np.zeros(len(longest), np.bool_)
     row_is_trained[assigned.row[of[is_trained]]] = True
     for row in np.unique(assigned.row[of][~row_is_trained[assigned.row[of]]]).tolist():

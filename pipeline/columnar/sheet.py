@@ -54,14 +54,16 @@ class SheetTable:
 
     def __init__(self, sheets: Sequence[Sheet]) -> None:
         atoms = [atom for sheet in sheets for atom in sheet.atoms]
-        constants = {"": 0}
+        constants = {b"": 0}
         self.channel = np.array([atom.channel for atom in atoms], np.uint8)
         self.region = np.array([atom.region for atom in atoms], np.int32)
         self.token = np.array([atom.token for atom in atoms], np.int32)
         self.text = np.array([atom.text for atom in atoms], np.int32)
         self.avoids = np.array([atom.avoids for atom in atoms], np.int16)
         self.is_row = np.array([atom.is_row for atom in atoms], np.bool_)
-        self.constant = np.array([constants.setdefault(atom.constant, len(constants)) for atom in atoms], np.int64)
+        self.constant = np.array(
+            [constants.setdefault(atom.constant.encode(), len(constants)) for atom in atoms], np.int64
+        )
         self.constants = list(constants)
         self.changes = dict(_by_change(atoms))
         self.first = _offsets([len(sheet.atoms) for sheet in sheets])  # int64[S + 1]

@@ -20,6 +20,8 @@ from pipeline.config import ControlMode
 from pipeline.convert.plain import TEXT, MixedDocuments, PlainRows, PlainRowsBuilder
 from pipeline.encoders.base import Encoder, EncodingFailed
 from pipeline.encoders.batch import BatchEncoder
+from pipeline.turns import GENERATED, IS_TEXT
+from schemas.channels import LEGAL
 from schemas.conversation import Conversation
 from schemas.rejects import Reason, RejectRow
 
@@ -43,6 +45,7 @@ class SheetTokenizer:
         self._rules = rules
         self._lay_out = lay_out
         self._end_ids = formatter.end_ids if formatter else ()
+        self._trains_others = bool((rules.trained & LEGAL & ~GENERATED & ~IS_TEXT).any())
         self._parses = mode == "parse"
         self._encoder = SheetEncoder(encoder, batch, literal=mode == "literal")
         self._chooser = SheetChooser(formatter) if formatter and not formatter.splits_history else None
@@ -59,12 +62,15 @@ class SheetTokenizer:
             tokens, doubtful = self._encoder.encode(assigned, plain)
         except EncodingFailed:  # the reference says which row it is
             return nothing_written(dict.fromkeys(range(len(block.documents))))
-        kept = keep_documents(assigned, tokens, doubtful, self._rules)
+        trained = np.flatnonzero(self._rules.trained[tokens.channel])
+        kept = keep_documents(assigned, tokens, trained, doubtful, self._rules)
         draft.left |= dict.fromkeys(kept.left.tolist())
         rows = assigned.row[kept.of]
         table = SheetTable(assigned.sheets)
         places = np.array(block.sources, np.int64)[rows], np.array(block.positions, np.int64)[rows]
-        turns = audit_columns(tokens, kept, table, places, self._rules.trained, self._end_ids)
+        if self._trains_others:
+            trained = trained[GENERATED[tokens.channel[trained]]]
+        turns = audit_columns(tokens, kept, table, places, trained, self._end_ids)
         return SheetTokens(tokens, kept, table, rows, draft.left, draft.rejects + kept.rejects, turns)
 
     def _assign_plain(self, plain: PlainRows, draft: "_Draft") -> None:

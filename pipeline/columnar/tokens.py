@@ -10,6 +10,9 @@ from pipeline.encoders.base import EncodingFailed
 from pipeline.encoders.batch import BatchEncoder, EncodedBatch, Strings
 from schemas.channels import NO_LOSS
 
+MOST_STEPS = 8
+"""Tokens of a header; longer ones are looked for by bisection."""
+
 
 @dataclass(frozen=True, slots=True)
 class DocumentTokens:
@@ -36,7 +39,7 @@ def encode_documents(written: Written, encoder: BatchEncoder) -> DocumentTokens:
     is_text = token < 0
     encoded, ends = _encode_segments(written, encoder)
     text_atoms = np.flatnonzero(is_text)
-    spans = _Spans(written, text_atoms, ends)
+    spans = _Spans(written, text_atoms, _first_tokens(written, text_atoms, encoded.offsets, ends), ends)
     counts = np.ones(len(at), np.int64)
     counts[text_atoms] = spans.counts
     token_starts = np.concatenate([[0], np.cumsum(counts)])
@@ -67,15 +70,35 @@ def _encode_segments(written: Written, encoder: BatchEncoder) -> tuple[EncodedBa
     """The ids, and the byte of the written data at which each ends."""
     offsets = written.segment_starts
     encoded = encoder.encode(Strings(written.data, offsets))
-    fits = offsets[-1] < 2**31  # in half the memory to go through
-    sizes: npt.NDArray[np.signedinteger] = encoder.sizes.astype(np.int32) if fits else encoder.sizes
-    ends = sizes[encoded.ids]
-    np.cumsum(ends, out=ends)
+    width = np.int32 if offsets[-1] < 2**31 else np.int64  # less memory to go through
+    sizes = encoder.sizes.astype(np.uint8 if encoder.sizes.max() < 256 else width)
+    ends: npt.NDArray[np.signedinteger] = np.cumsum(sizes[encoded.ids], dtype=width)
     np.add(ends, offsets[0], out=ends, casting="same_kind")
     last = encoded.offsets[1:] - 1
     if not np.array_equal(np.where(last < 0, offsets[0], ends[last]), offsets[1:]):
         raise EncodingFailed(f"{encoder.name} lost or added bytes of a text")
     return encoded, ends
+
+
+def _first_tokens(
+    written: Written, atoms: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], ends: npt.NDArray[np.signedinteger]
+) -> npt.NDArray[np.int64]:
+    """int64: for each text atom the first encoded token that begins in it or later. `offsets` are the segments' tokens.
+
+    The first atom of a segment begins with a token. The others mostly follow a header of few tokens, so they are looked
+    for step by step from there.
+    """
+    segment = np.searchsorted(written.segments, atoms, side="right") - 1
+    first = offsets[segment]
+    starts = written.starts[:-1][atoms]
+    waiting = np.flatnonzero(starts > written.starts[written.segments[segment]])
+    for _ in range(MOST_STEPS):
+        first[waiting] += 1  # each token begins where the one before ends
+        waiting = waiting[ends[first[waiting] - 1] < starts[waiting]]
+    if len(waiting):
+        places = starts[waiting].astype(ends.dtype)  # searchsorted would widen the longer array
+        first[waiting] = np.searchsorted(ends, places) + 1
+    return first
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +115,17 @@ class _Crossing:
 class _Spans:
     """The bytes of tokens against those of the text atoms. `counts`: how many tokens begin in each of these."""
 
-    def __init__(self, written: Written, atoms: npt.NDArray[np.int64], ends: npt.NDArray[np.signedinteger]) -> None:
+    def __init__(
+        self,
+        written: Written,
+        atoms: npt.NDArray[np.int64],
+        first: npt.NDArray[np.int64],
+        ends: npt.NDArray[np.signedinteger],
+    ) -> None:
         self._ends = ends
+        self._first = first
         self._starts = written.starts[:-1][atoms]
         self._stops = written.starts[1:][atoms]
-        places = self._starts.astype(ends.dtype)  # searchsorted would widen the longer array
-        begun = np.searchsorted(ends, places) + 1  # each token begins where the one before ends
-        self._first = np.where(self._starts == written.starts[0], 0, np.minimum(begun, len(ends)))
         self._region = written.table.region[written.at[atoms]]
         self._is_row = written.table.is_row[written.at[atoms]]
         self.counts = np.diff(np.append(self._first, len(ends)))

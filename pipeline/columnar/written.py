@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from pipeline.arrow_arrays import index_array, string_array
 from pipeline.columnar.sheet import Change, Sheet, SheetTable
 
-_ASCII_SPACE = np.isin(np.arange(256), [*range(0x09, 0x0E), *range(0x1C, 0x21)]) | (np.arange(256) > 127)
-"""bool[256]: bytes at the border of a text that may belong to white space."""
+_MAY_BE_SPACE = [byte in (*range(0x09, 0x0E), *range(0x1C, 0x21)) or byte > 127 for byte in range(256)]
+"""Bytes at the border of a text that may belong to white space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ def write_documents(
     sheets: Sequence[Sheet],
     sheet: npt.NDArray[np.int64],
     first_text: npt.NDArray[np.int64],
-    texts: pa.LargeStringArray,
+    texts: Sequence[bytes],
 ) -> Written:
     """`sheet` has the sheet of each document, `first_text` where in `texts` those of its row begin."""
     table = SheetTable(sheets)
@@ -53,32 +51,22 @@ def write_documents(
     number = table.text[at]
     is_text = number >= 0
     source[is_text] = len(table.constants) + (np.repeat(first_text, sizes) + number)[is_text]
-    pool = [string_array(table.constants), texts]
-    end = len(table.constants) + len(texts)
+    pool = [*table.constants, *texts]
     for change, members in table.changes.items():
-        places = np.flatnonzero(members[at])
-        changed, strings = _change(change, texts, source[places] - len(table.constants))
-        source[places[changed]] = end + np.arange(len(strings))
-        pool.append(strings)
-        end += len(strings)
-    joined = pa.concat_arrays(pool).take(index_array(source))
-    _, offsets, data = joined.buffers()
-    starts = np.frombuffer(offsets, np.int64)[joined.offset : joined.offset + len(joined) + 1]
+        _apply(change, pool, source, np.flatnonzero(members[at]))
+    lengths = np.fromiter(map(len, pool), np.int64, len(pool))
+    starts = np.concatenate([[0], np.cumsum(lengths[source])])
+    data = b"".join(map(pool.__getitem__, source.tolist()))
     begins = table.token[at] < 0
     begins[1:] &= table.token[at[:-1]] >= 0
     begins[first[:-1]] = table.token[at[first[:-1]]] < 0
-    return Written(table, np.frombuffer(data or b"", np.uint8), starts, at, first, sheet, np.flatnonzero(begins))
+    return Written(table, np.frombuffer(data, np.uint8), starts, at, first, sheet, np.flatnonzero(begins))
 
 
-def _change(
-    change: Change, texts: pa.LargeStringArray, indices: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], pa.LargeStringArray]:
-    """Which of texts[indices] may not stay as they are, and what becomes of those. A change takes white space off the
-    ends, so that a text which begins and ends in something else is left alone."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int64)[texts.offset :]
-    held = np.frombuffer(data, np.uint8)
-    starts, stops = ends[indices], ends[indices + 1]
-    candidates = np.flatnonzero((starts == stops) | _ASCII_SPACE[held[starts]] | _ASCII_SPACE[held[stops - 1]])
-    strings = texts.take(index_array(indices[candidates])).to_pylist()
-    return candidates, string_array([change(text) for text in strings])
+def _apply(change: Change, pool: list[bytes], source: npt.NDArray[np.int64], atoms: npt.NDArray[np.int64]) -> None:
+    """Point these atoms at their texts as they are after the change, which are added to the pool. A change takes white
+    space off the ends, so that a text which begins and ends in something else is left alone."""
+    texts = [pool[index] for index in source[atoms].tolist()]
+    places = [n for n, text in enumerate(texts) if not text or _MAY_BE_SPACE[text[0]] or _MAY_BE_SPACE[text[-1]]]
+    source[atoms[places]] = np.arange(len(pool), len(pool) + len(places))
+    pool += [change(texts[place].decode()).encode() for place in places]

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from pipeline.arrow_arrays import string_array
 from schemas.conversation import Conversation, Document, Message, MessageRole, TextDocument
 
 
@@ -82,19 +80,19 @@ def with_plain_system(row: PlainRow, system: str | None) -> PlainRow | None:
 @dataclass(slots=True)
 class PlainRows:
     """R rows. `index` is the place of each among the documents of its block, `shape` that of its shape in `shapes`; row
-    r has texts[first[r]:first[r + 1]]."""
+    r has texts[first[r]:first[r + 1]], in UTF-8."""
 
     shapes: list[Shape]
     index: npt.NDArray[np.int64]  # [R]
     shape: npt.NDArray[np.int64]  # [R]
     first: npt.NDArray[np.int64]  # [R + 1]
-    texts: pa.LargeStringArray
+    texts: Sequence[bytes]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def document(self, row: int) -> Document:
-        texts = self.texts[int(self.first[row]) : int(self.first[row + 1])].to_pylist()
+        texts = [text.decode() for text in self.texts[int(self.first[row]) : int(self.first[row + 1])]]
         shape = self.shapes[int(self.shape[row])]
         if shape == TEXT:
             return TextDocument(texts[0])
@@ -123,7 +121,7 @@ class PlainRowsBuilder:
             np.array(self._index, np.int64),
             np.array(self._shape, np.int64),
             np.array(list(accumulate(self._sizes, initial=0)), np.int64),
-            string_array(self._texts),
+            [text.encode() for text in self._texts],
         )
 
 

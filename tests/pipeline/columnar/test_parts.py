@@ -4,13 +4,10 @@ import sys
 import unicodedata
 
 import numpy as np
-import pyarrow as pa
-import pytest
 from hard_texts import HARD_TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.arrow_arrays import index_array, string_array
 from pipeline.chat.replay.expressions import Leaf, Text
 from pipeline.chat.replay.symbols import Derived, Piece
 from pipeline.chat.traced import Field, Origin
@@ -48,19 +45,6 @@ def _encodes(text: str) -> bool:
         return bool(text.encode()) or not text
     except UnicodeEncodeError:
         return False
-
-
-@given(st.lists(st.sampled_from(HARD_TEXTS), max_size=9))
-def test_string_arrays(texts: list[str]) -> None:
-    made = string_array(texts)
-    made.validate(full=True)
-    assert made.equals(pa.array(texts, pa.large_string()))
-    assert index_array(np.arange(len(texts))).to_pylist() == list(range(len(texts)))
-
-
-def test_a_lone_surrogate_makes_no_string_array() -> None:
-    with pytest.raises(UnicodeEncodeError):
-        string_array(["a", "\ud800"])
 
 
 def test_second_halves_are_those_of_all_of_unicode() -> None:
