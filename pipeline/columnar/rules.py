@@ -37,8 +37,8 @@ class Kept:
 def keep_documents(
     assigned: Assigned, tokens: DocumentTokens, trained: Indices, doubtful: Indices, rules: Rules
 ) -> Kept:
-    """`trained` are the places of the tokens that the policy trains; `doubtful` are rows that are left to the reference,
-    whatever became of them here."""
+    """`trained` are the places of the tokens that the policy trains; `doubtful` are rows that are left to the
+    reference, whatever became of them here."""
     lengths = np.diff(tokens.offsets)
     longest = np.zeros(int(assigned.row.max(initial=-1)) + 1, np.int64)
     np.maximum.at(longest, assigned.row, lengths)

@@ -19,9 +19,8 @@ class TokenScanner:
         """One pattern for each first byte, as a search for a single byte is many times as fast as one for several."""
         longest_first = sorted((content.encode() for content in contents), key=len, reverse=True)
         groups = {content[0]: [c for c in longest_first if c[0] == content[0]] for content in longest_first}
-        self._patterns: list[re.Pattern[bytes]] = [
-            re.compile(b"|".join(map(re.escape, group))) for group in groups.values()
-        ]
+        choices = (b"|".join(map(re.escape, group)) for group in groups.values())
+        self._patterns = [re.compile(choice) for choice in choices]
 
     def find(self, data: Bytes) -> Places:
         """int64: where a token begins, also inside of another one."""
@@ -29,7 +28,7 @@ class TokenScanner:
 
 
 def _find(pattern: re.Pattern[bytes], data: Bytes) -> Iterator[int]:
-    buffer = memoryview(data)
+    buffer = data.data
     found = pattern.search(buffer)
     while found:
         yield found.start()
