@@ -13,6 +13,7 @@ from pipeline.chat.control_tokens import check_no_control_token
 from pipeline.chat.formatter import ChatFormatter, Tokens
 from pipeline.config import BuildConfig
 from pipeline.encoders.base import Encoder, EncodingFailed
+from pipeline.encoders.compare import EngineDifference
 from pipeline.shorten import drop_last_turns
 from pipeline.turns import TurnAudit, audit_turns
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
@@ -42,6 +43,7 @@ class TokenBlock:
     straddling: int = 0
     turns: TurnAudit = field(default_factory=TurnAudit)
     certificate: Certificate | None = None
+    difference: EngineDifference | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
