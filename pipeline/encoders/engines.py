@@ -20,7 +20,7 @@ def _gigatoken(encoder: Encoder) -> BatchEncoder:
     try:
         from pipeline.encoders.gigatoken_engine import make_engine
     except ImportError as error:
-        raise EngineMissing("gigatoken is not installed; try: pip install 'packline[fast]'") from error
+        raise EngineMissing(f"gigatoken cannot be used ({error}); try: pip install 'packline[fast]'") from error
     return make_engine(encoder)
 
 
