@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.blocks import BlockKey
+from pipeline.encoders.compare import EngineDifference
 from pipeline.holdout import is_held_out
 from pipeline.pack import order_packs, pack_lengths
 from pipeline.token_block import TokenBlock
@@ -30,6 +31,7 @@ class PackedBlock:
     straddling: int = 0
     turns: TurnAudit = field(default_factory=TurnAudit)
     certificate: Certificate | None = None
+    difference: EngineDifference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ def pack_documents(block: TokenBlock, settings: PackSettings) -> PackedBlock:
         straddling=block.straddling,
         turns=block.turns,
         certificate=block.certificate,
+        difference=block.difference,
     )
 
 

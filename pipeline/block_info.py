@@ -7,6 +7,7 @@ from dataclasses import fields
 from pydantic import ValidationError
 
 from pipeline.blocks import BlockKey, Unit
+from pipeline.encoders.compare import EngineDifference
 from pipeline.turns import TurnAudit
 from schemas.errors import DatasetError
 from schemas.manifest import Certificate, Count, Histogram, Record, RejectFile, Sha256, ShardFile
@@ -17,7 +18,8 @@ from schemas.store import Folder
 
 class BlockInfo(Record):
     """`unit_sha256` tells whether the unit is still the one that the block was read from. Rows and channels are by
-    source, as strings. The certificate is None where nothing was compared in the run."""
+    source, as strings. The certificate is None where nothing was compared in the run; the difference is the first text
+    of which the fast engine made other ids than the reference."""
 
     unit: Count
     block: Count
@@ -32,6 +34,7 @@ class BlockInfo(Record):
     straddling: Count
     turns: TurnAudit
     certificate: Certificate | None
+    difference: EngineDifference | None
     shard: ShardFile | None
     holdout: ShardFile | None
     reject_file: RejectFile | None
@@ -65,18 +68,20 @@ def unit_sha256(unit: Unit) -> str:
 
 
 class StateStore:
-    """`state/RECIPE_ID/` of an output folder: one small file a finished block, and a mark for each begun one."""
+    """`state/RECIPE_ID-ENGINE/` of an output folder: one small file a finished block, and a mark for each begun one.
+    What one engine has made is not mixed with what another makes."""
 
-    def __init__(self, output: Folder, recipe_id: str) -> None:
+    def __init__(self, output: Folder, recipe_id: str, engine: str) -> None:
         self.output = output
-        self.folder = posixpath.join("state", recipe_id)
+        self.folder = posixpath.join("state", f"{recipe_id}-{engine}")
 
     def begin(self, key: BlockKey, input_bytes: int) -> None:
         self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), str(input_bytes).encode())
 
     def finish(self, state: BlockState) -> None:
         """Raises DatasetError where an earlier attempt at this block came out differently. Its certificate may have:
-        that attempt may have been of a run that was certified by another oracle, or not at all."""
+        that attempt may have been of a run that was certified by another oracle, or not at all. An attempt of which
+        the engine was wrong counts as none."""
         earlier = self.load(state.info.key)
         if earlier is not None and earlier.info.unit_sha256 == state.info.unit_sha256:
             _check_attempts(earlier.info, state.info)
@@ -110,7 +115,7 @@ def are_there(output: Folder, files: Iterable[ShardFile | RejectFile]) -> bool:
 
 
 def _check_attempts(earlier: BlockInfo, info: BlockInfo) -> None:
-    if earlier.without_certificate() != info.without_certificate():
+    if earlier.difference is None and earlier.without_certificate() != info.without_certificate():
         raise DatasetError(different_attempts(info))
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline.block_info import StateStore
@@ -12,12 +12,14 @@ from pipeline.certify.sample import choose_units
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.shipped import TemplateSource
 from pipeline.chat.template import ChatTemplate
-from pipeline.config import BuildConfig
+from pipeline.config import BuildConfig, EngineSetting
 from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
+from pipeline.encoders.engines import EngineChoice, choose_engine
 from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
-from pipeline.recipe import Recipe, Tools, keep_tools, make_dataset_id, make_recipe, make_tools
+from pipeline.recipe import Recipe, Tools, keep_tools, load_tools, make_dataset_id, make_recipe, make_tools
+from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
 from schemas.store import Folder
@@ -59,11 +61,12 @@ class BuildPlan:
 
     @property
     def state(self) -> StateStore:
-        return StateStore(self.output, self.recipe.id)
+        return StateStore(self.output, self.recipe.id, self.recipe.engine)
 
 
 def plan_build(config: BuildConfig) -> BuildPlan:
-    """Reads the tokenizer and lists the sources; writes nothing. Raises ConfigError."""
+    """Reads the tokenizer and lists the sources; writes nothing. The reference library encodes, until `with_engine`
+    chooses another. Raises ConfigError."""
     if config.output.startswith("memory://"):
         raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
     tokenizer = load_tokenizer(config.tokenizer)
@@ -89,6 +92,15 @@ def plan_build(config: BuildConfig) -> BuildPlan:
             *(_foreign_marks(recipe.template, tokenizer.encoder) if recipe.template else ()),
         ),
     )
+
+
+def with_engine(plan: BuildPlan, setting: EngineSetting) -> tuple[BuildPlan, EngineChoice]:
+    """The plan with the library chosen that encodes its blocks. Raises ConfigError."""
+    tools = load_tools(plan.recipe)
+    choice = choose_engine(setting, tools.documents.encoder)
+    recipe = replace(plan.recipe, engine=choice.name)
+    keep_tools(recipe, tools_with_engine(tools, recipe))
+    return replace(plan, recipe=recipe), choice
 
 
 def template_warnings(config: BuildConfig, template: ChatTemplate) -> Iterator[str]:

@@ -136,11 +136,12 @@ def _build(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from pipeline.build_plan import plan_build
+    from pipeline.build_plan import plan_build, with_engine
     from pipeline.config import load_config
     from pipeline.report import print_plan
 
-    print_plan(plan_build(load_config(args.config, args.overrides)), Console())
+    config = load_config(args.config, args.overrides)
+    print_plan(*with_engine(plan_build(config), config.engine), Console())
     return BUILT
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.assemble import PackedBlock
 from pipeline.block_info import BlockInfo
 from pipeline.blocks import BlockKey, DocumentBlock, RowBlock, Sample
+from pipeline.encoders.compare import EngineDifference
 from pipeline.token_block import TokenBlock
 from pipeline.turns import TurnAudit
 from schemas.conversation import Conversation, Document, Message, TextDocument, ToolCall
@@ -140,6 +141,8 @@ def _head(block: RowBlock | DocumentBlock | TokenBlock | PackedBlock) -> pa.Reco
         facts["turns"] = block.turns.model_dump()
     if isinstance(block, TokenBlock | PackedBlock) and block.certificate is not None:
         facts["certificate"] = block.certificate.model_dump()
+    if isinstance(block, TokenBlock | PackedBlock) and block.difference is not None:
+        facts["difference"] = block.difference.model_dump()
     rejects = pa.RecordBatch.from_pylist([_as_dict(reject) for reject in block.rejects], REJECTS)
     return rejects.replace_schema_metadata({METADATA: json.dumps({**facts, "key": _as_dict(block.key)})})
 
@@ -153,6 +156,8 @@ def _facts(head: pa.RecordBatch) -> dict[str, Any]:
         facts["turns"] = TurnAudit.model_validate(facts["turns"])
     if "certificate" in facts:
         facts["certificate"] = Certificate(**facts["certificate"])
+    if "difference" in facts:
+        facts["difference"] = EngineDifference(**facts["difference"])
     facts["rejects"] = [Reject(**{**reject, "reason": Reason(reject["reason"])}) for reject in head.to_pylist()]
     return facts
 

@@ -12,6 +12,7 @@ from schemas.policy import DEFAULT_POLICY, PolicyField
 from schemas.settings import load_settings
 
 SourceFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "text"]
+EngineSetting = Literal["auto", "fast", "reference"]
 ToolArguments = Literal["auto", "object", "string"]
 RoleTarget = Literal["system", "developer", "user", "assistant", "tool", "function_call"]
 
@@ -241,6 +242,7 @@ class BuildConfig(Settings):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     block_bytes: ByteSize = 32 * 2**20
     max_line_bytes: ByteSize = 64 * 2**20
+    engine: EngineSetting = "auto"
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_terminated: Annotated[float, Field(ge=0, le=1)] = 0.99
     certify: Literal["transformers", "none"] | None = None  # null: transformers where it is installed

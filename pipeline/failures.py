@@ -8,7 +8,7 @@ import json
 import re
 from typing import Literal
 
-Kind = Literal["budget", "input", "bug"]
+Kind = Literal["budget", "engine", "input", "bug"]
 
 _MARK = re.compile(r"packline-failure:(\{.*?\}):end", re.DOTALL)
 
@@ -18,8 +18,13 @@ class BudgetExceeded(ValueError):
     `min_terminated` asks for. Nothing is published."""
 
 
+class EnginesDiffer(ValueError):
+    """The fast engine made other ids of a text than the reference library. Nothing is published."""
+
+
 class BlockFailure(RuntimeError):
-    """`kind`: a budget, the user's input, or a defect of ours. `message` is for the user."""
+    """`kind`: a budget, a fast engine that is wrong, the user's input, or a defect of ours. `message` is for the
+    user."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(f"packline-failure:{json.dumps({'kind': kind, 'message': message})}:end")

@@ -6,15 +6,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import orjson
 from rich.console import Console
 
-from pipeline.build_plan import BuildPlan, plan_build
+from pipeline.build_plan import BuildPlan, plan_build, with_engine
 from pipeline.config import BuildConfig, load_config
 from pipeline.existing import find_published
-from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.failures import BlockFailure, BudgetExceeded, EnginesDiffer
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
 from pipeline.runner import DEFAULT_RUNNER, default_workers, run_beam
@@ -62,10 +63,16 @@ def build(
     workers = default_workers(len(plan.units)) if workers is None else workers
     published = find_published(plan)
     if published is None:
-        for warning in check_first_rows(plan):
+        plan, engine = with_engine(plan, config.engine)
+        for warning in (*engine.warnings, *check_first_rows(plan)):
             console.print(f"warning: {warning}", highlight=False, markup=False)
         check_writable(plan.output)
-        _run(plan, runner, workers, beam_args, console, debug)
+        run = partial(_run, runner=runner, workers=workers, beam_args=beam_args, console=console, debug=debug)
+        try:
+            run(plan)
+        except EnginesDiffer as error:
+            plan = _without_fast_engine(plan, error, console)
+            run(plan)
         published = load_manifest(plan.output)
         seconds = time.monotonic() - began
         result = BuildResult(published, plan, True, seconds, workers)
@@ -91,9 +98,25 @@ def _run(plan: BuildPlan, runner: str, workers: int, beam_args: Sequence[str], c
     except BlockFailure as failure:
         if failure.kind == "budget":
             raise BudgetExceeded(failure.message) from failure
+        if failure.kind == "engine":
+            raise EnginesDiffer(failure.message) from failure
         if failure.kind == "input":
             raise DatasetError(failure.message) from failure
         raise
+
+
+def _without_fast_engine(plan: BuildPlan, error: EnginesDiffer, console: Console) -> BuildPlan:
+    """Raises DatasetError where the config asks for the fast engine alone."""
+    if plan.recipe.config.engine == "fast":
+        raise DatasetError(f"{error}. Nothing is published; build again with --set engine=reference") from error
+    console.print(
+        f"warning: {error}. Nothing is published of this. Building again with engine: reference; please report the "
+        "text above",
+        style="bold red",
+        highlight=False,
+        markup=False,
+    )
+    return with_engine(plan, "reference")[0]
 
 
 def _write_run_facts(result: BuildResult, runner: str) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pipeline.block_info import BlockInfo, different_attempts
 from pipeline.blocks import SourceFile
 from pipeline.certify.differences import refuse_differences
-from pipeline.failures import BudgetExceeded
+from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.recipe import Recipe, load_tools, make_dataset_id, resolved_config
 from pipeline.serving import write_tokenizer_folder
 from pipeline.terminators import check_terminated
@@ -41,10 +41,12 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
 
     Raises BudgetExceeded where too many rows are rejects or too few turns have an end; DatasetError where a block is
     missing, came out differently on two attempts, lost its shard, or another data set was published into the folder
-    meanwhile.
+    meanwhile; BlockFailure where the fast engine was wrong.
     """
     output = Folder(recipe.config.output)
     blocks = complete_blocks(infos, unit_count)
+    for info in blocks:
+        refuse_engine_difference(info, files, recipe)
     manifest = make_manifest(blocks, files, recipe)
     check_budget(manifest, recipe.config.max_reject_fraction)
     open_turns = tuple(turn for info in blocks for turn in info.turns.open_turns)
@@ -64,6 +66,14 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
                 f"({manifest.id[:12]}); choose another output"
             )
     return manifest
+
+
+def refuse_engine_difference(info: BlockInfo, files: Sequence[SourceFile], recipe: Recipe) -> None:
+    """Raises BlockFailure for a block in which the fast engine made other ids of a text than the reference."""
+    found = info.difference
+    if found is not None:
+        place = f"{files[found.source].url}, row {found.position}"
+        raise BlockFailure("engine", f"{place}: {recipe.engine} encodes this otherwise than the reference: {found}")
 
 
 def complete_blocks(infos: Iterable[BlockInfo], unit_count: int) -> list[BlockInfo]:
@@ -122,8 +132,8 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
         tokenizer=TokenizerFacts(
             kind=tokenizer.kind,
             sha256=tokenizer.sha256,
-            engine=tokenizer.encoder.libraries[0],
-            libraries=tokenizer.libraries,
+            engine=recipe.engine,
+            libraries=tools.libraries,
         ),
         chat_template=_template_facts(recipe),
         clock=config.day,

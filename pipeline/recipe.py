@@ -1,9 +1,10 @@
 """A config made ready: the tokenizer loaded, the template chosen, the recipe's identity known."""
 
+import importlib.metadata
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Custom, PromptTemplate, Text
 from pipeline.convert import module_source
+from pipeline.encoders.engines import make_batch_encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.tokenize import DocumentTokenizer
@@ -26,13 +28,15 @@ from schemas.store import without_secrets
 
 @dataclass(frozen=True)
 class Recipe:
-    """What turns a row into bytes. Small and picklable: a worker loads the tokenizer by itself."""
+    """What turns a row into bytes. Small and picklable: a worker loads the tokenizer by itself. `engine`, the library
+    that encodes blocks, is no part of the id: they all give the same ids."""
 
     config: BuildConfig
     template: TemplateSource | None
     tokenizer_sha256: str
     pad_id: int
     id: str
+    engine: str
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,13 @@ class Tools:
     documents: DocumentTokenizer
     formatter: ChatFormatter | None
     tokenizer: LoadedTokenizer
+    engine: str
+
+    @property
+    def libraries(self) -> dict[str, str]:
+        """Versions of the packages that make ids, by name."""
+        names = dict.fromkeys([self.engine, *self.tokenizer.encoder.libraries])
+        return {name: importlib.metadata.version(name) for name in names}
 
 
 def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
@@ -72,7 +83,14 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
         ],
         **_recipe_fields(config),
     }
-    return Recipe(config, template, tokenizer.sha256, tokenizer.pad_id, canonical_sha256(identity))
+    return Recipe(
+        config,
+        template,
+        tokenizer.sha256,
+        tokenizer.pad_id,
+        canonical_sha256(identity),
+        engine=tokenizer.encoder.libraries[0],
+    )
 
 
 def _tokenizer_settings(config: BuildConfig) -> dict[str, Any]:
@@ -131,14 +149,23 @@ def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
         ends = [token for token in tokenizer.encoder.added_tokens if token.id == tokenizer.token_id("eos_token")]
         encoder = with_chosen_controls(tokenizer.encoder, ends, (), recipe.config.control_tokens)
     return Tools(
-        documents=DocumentTokenizer(recipe.config, encoder, formatter, encoder.batch()),
+        documents=DocumentTokenizer(recipe.config, encoder, formatter, make_batch_encoder(recipe.engine, encoder)),
         formatter=formatter,
         tokenizer=tokenizer,
+        engine=recipe.engine,
     )
 
 
-_loaded: dict[str, Tools] = {}
-"""The tools of this process by recipe id: of one recipe at a time."""
+def with_engine(tools: Tools, recipe: Recipe) -> Tools:
+    """The same tools with the recipe's engine."""
+    encoder = tools.documents.encoder
+    batch = make_batch_encoder(recipe.engine, encoder)
+    documents = DocumentTokenizer(recipe.config, encoder, tools.formatter, batch)
+    return replace(tools, documents=documents, engine=recipe.engine)
+
+
+_loaded: dict[tuple[str, str], Tools] = {}
+"""The tools of this process by recipe id and engine: of one recipe at a time."""
 _loading = threading.RLock()
 """A worker's threads ask for them all at once; one of them loads."""
 
@@ -146,13 +173,13 @@ _loading = threading.RLock()
 def keep_tools(recipe: Recipe, tools: Tools) -> None:
     with _loading:
         _loaded.clear()
-        _loaded[recipe.id] = tools
+        _loaded[recipe.id, recipe.engine] = tools
 
 
 def load_tools(recipe: Recipe) -> Tools:
     """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
     with _loading:
-        if recipe.id not in _loaded:
+        if (recipe.id, recipe.engine) not in _loaded:
             tokenizer = load_tokenizer(recipe.config.tokenizer)
             if tokenizer.sha256 != recipe.tokenizer_sha256:
                 raise DatasetError(
@@ -160,12 +187,13 @@ def load_tools(recipe: Recipe) -> Tools:
                     f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
                 )
             keep_tools(recipe, make_tools(recipe, tokenizer))
-        return _loaded[recipe.id]
+        return _loaded[recipe.id, recipe.engine]
 
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:
-    """The config as the manifest keeps it: every default filled in, without the output and without secrets."""
-    values = config.model_dump(mode="json", exclude={"output"}) | {"clock": config.day}
+    """The config as the manifest keeps it: every default filled in, without the output, the engine (the manifest's
+    tokenizer says which one ran) and secrets."""
+    values = config.model_dump(mode="json", exclude={"output", "engine"}) | {"clock": config.day}
     for source in values["sources"]:
         paths = source["path"]
         source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.build_plan import BuildPlan
+from pipeline.encoders.engines import EngineChoice
 from pipeline.launch import BuildResult
 from pipeline.progress import StateReader
 from schemas.manifest import MANIFEST, Certificate, Manifest, TurnCounts, load_manifest
@@ -91,9 +92,9 @@ def _certified(certificate: Certificate) -> str:
     return f"{equal} to {certificate.shown_versions} ({certificate.level})"
 
 
-def print_plan(plan: BuildPlan, console: Console) -> None:
+def print_plan(plan: BuildPlan, engine: EngineChoice, console: Console) -> None:
     config = plan.recipe.config
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *engine.warnings):
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     table = Table("file", "format", "bytes", "units", box=None, pad_edge=False)
     units = _units_by_file(plan)
@@ -110,6 +111,7 @@ def print_plan(plan: BuildPlan, console: Console) -> None:
     facts.add_row("template", plan.recipe.template.origin if plan.recipe.template else "none")
     if plan.unflagged_controls:
         facts.add_row("control tokens", f"those flagged special, and {' '.join(plan.unflagged_controls)}")
+    facts.add_row("engine", f"{engine.name} ({engine.reason})" if engine.reason else engine.name)
     facts.add_row("output", f"{plan.output.shown}: {_standing(plan)}")
     console.print(facts)
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.blocks import BlockKey
+from pipeline.encoders.compare import EngineDifference
 from pipeline.turns import TurnAudit
 from schemas.channels import NO_LOSS
 from schemas.manifest import Certificate
@@ -34,6 +35,7 @@ class TokenBlock:
     straddling: int = 0
     turns: TurnAudit = field(default_factory=TurnAudit)
     certificate: Certificate | None = None
+    difference: EngineDifference | None = None
 
     def __len__(self) -> int:
         return len(self.sources)

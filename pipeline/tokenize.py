@@ -149,7 +149,8 @@ def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> To
     tokenizer.start_block()
     rows = dict.fromkeys(range(len(block.documents)))
     written = tokenizer.sheets.tokenize(block) if tokenizer.sheets else nothing_written(rows)
-    check_sample(block, written, partial(tokenizer.tokenize, replay=False))
+    reference = partial(tokenizer.tokenize, replay=False)
+    difference = check_sample(block, written, tokenizer.sheets, reference) if tokenizer.sheets else None
     singly = _tokenize_singly(block, written.left, tokenizer)
     tokens, kept = written.tokens, written.kept
     row, piece = np.append(written.row, singly.row), np.append(kept.piece, singly.piece)
@@ -171,6 +172,7 @@ def tokenize_documents(block: DocumentBlock, tokenizer: DocumentTokenizer) -> To
         truncated=written.truncated + singly.truncated,
         straddling=written.straddling + singly.straddling,
         turns=merge_audits(written.turns, singly.turns),
+        difference=difference,
     )
 
 

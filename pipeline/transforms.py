@@ -25,7 +25,7 @@ from pipeline.certify.steps import certify_block, sample_requests
 from pipeline.coders import register_coders
 from pipeline.convert import convert_rows
 from pipeline.failures import BlockFailure, BudgetExceeded
-from pipeline.publish import publish
+from pipeline.publish import publish, refuse_engine_difference
 from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
 from pipeline.token_block import TokenBlock
@@ -88,7 +88,7 @@ def _finished_blocks(plan: BuildPlan, unit: Unit) -> list[BlockInfo]:
     finished: list[BlockInfo] = []
     while not (finished and finished[-1].last):
         found = plan.state.load_whole(BlockKey(unit.index, len(finished), last=False), unit)
-        if found is None or not _is_certified(found.info, plan):
+        if found is None or found.info.difference or not _is_certified(found.info, plan):
             break
         finished.append(found.info if plan.certificate else found.info.without_certificate())
     return finished
@@ -146,6 +146,7 @@ def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
     info = write_block(block, meta, unit_sha256(unit), Folder(recipe.config.output))
     process = f"{platform.node()}:{os.getpid()}"
     plan.state.finish(BlockState(info=info, process=process, peak_memory=peak_memory()))
+    refuse_engine_difference(info, plan.files, recipe)  # now and not at the end: the whole run is for nothing
     _count("write", shards=int(info.shard is not None), bytes=sum(file.bytes for file in info.files))
     return info
 

@@ -33,6 +33,7 @@ def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: F
         straddling=block.straddling,
         turns=block.turns,
         certificate=block.certificate,
+        difference=block.difference,
         shard=_write_packs(block.packs, meta, f"shards/{name}", output),
         holdout=_write_packs(block.holdout, meta, f"holdout/{name}", output),
         reject_file=_write_rejects(block.rejects, f"rejects/{name}", output),

@@ -9,6 +9,8 @@ from pipeline.chat.formatter import Tokens
 from pipeline.chat.replay.template import ReplayDiffers
 from pipeline.columnar.documents import Indices
 from pipeline.columnar.sheet_tokens import SheetTokens
+from pipeline.columnar.tokenizer import SheetTokenizer
+from pipeline.encoders.compare import EngineDifference
 from schemas.conversation import Document
 from schemas.rejects import RejectRow
 from schemas.splitmix import mix
@@ -27,16 +29,23 @@ def sampled_rows(block: DocumentBlock, written: SheetTokens) -> Indices:
     return sampled
 
 
-def check_sample(block: DocumentBlock, written: SheetTokens, tokenize: Callable[[Document], list[Tokens]]) -> None:
-    """`tokenize` is the reference, without replay. Raises ReplayDiffers."""
+def check_sample(
+    block: DocumentBlock, written: SheetTokens, sheets: SheetTokenizer, tokenize: Callable[[Document], list[Tokens]]
+) -> EngineDifference | None:
+    """A text that the engine encodes otherwise than the reference. `tokenize` is the reference, without replay. Raises
+    ReplayDiffers for any other difference."""
     for row in sampled_rows(block, written).tolist():
         try:
             different = difference(written.tokens_of(row), tokenize(block.documents[row]))
         except RejectRow as reject:
             different = f"the reference rejects it: {reject.reason}, {reject.detail}"
         if different:
+            found = sheets.compare_engines(block.documents[row], (block.sources[row], block.positions[row]))
+            if found:
+                return found
             place = f"source {block.sources[row]}, position {block.positions[row]}"
             raise ReplayDiffers(f"a row written from a sheet is not what the reference gives: {different} ({place})")
+    return None
 
 
 def difference(found: list[Tokens], expected: list[Tokens]) -> str:

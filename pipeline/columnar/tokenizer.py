@@ -16,13 +16,15 @@ from pipeline.columnar.rules import Rules, keep_documents
 from pipeline.columnar.sheet import Sheet, SheetTable
 from pipeline.columnar.sheet_tokens import SheetTokens, nothing_written
 from pipeline.columnar.text_sheet import text_sheet
+from pipeline.columnar.written import write_documents
 from pipeline.config import ControlMode
 from pipeline.convert.plain import TEXT, MixedDocuments, PlainRows, PlainRowsBuilder
 from pipeline.encoders.base import Encoder, EncodingFailed
-from pipeline.encoders.batch import BatchEncoder
+from pipeline.encoders.batch import BatchEncoder, Strings
+from pipeline.encoders.compare import EngineDifference, compare_ids
 from pipeline.turns import GENERATED, IS_TEXT
 from schemas.channels import LEGAL
-from schemas.conversation import Conversation
+from schemas.conversation import Conversation, Document
 from schemas.rejects import Reason, RejectRow
 
 LayOut = Callable[[Conversation], list[DocumentLayout]]
@@ -47,6 +49,7 @@ class SheetTokenizer:
         self._end_ids = formatter.end_ids if formatter else ()
         self._trains_others = bool((rules.trained & LEGAL & ~GENERATED & ~IS_TEXT).any())
         self._parses = mode == "parse"
+        self._reference = encoder
         self._encoder = SheetEncoder(encoder, batch, literal=mode == "literal")
         self._chooser = SheetChooser(formatter) if formatter and not formatter.splits_history else None
         self._layouts = LayoutSheets(encoder)
@@ -72,6 +75,20 @@ class SheetTokenizer:
             trained = trained[GENERATED[tokens.channel[trained]]]
         turns = audit_columns(tokens, kept, table, places, trained, self._end_ids)
         return SheetTokens(tokens, kept, table, rows, draft.left, draft.rejects + kept.rejects, turns)
+
+    def compare_engines(self, document: Document, place: tuple[int, int]) -> EngineDifference | None:
+        """What the engine makes otherwise than the reference of the stretches of text that a document consists of."""
+        reference = self._reference.batch()
+        assert reference is not None
+        if isinstance(document, Conversation):
+            sheets = [self._layouts.make(layout) for layout in self._lay_out(document)]
+            texts: list[bytes] = []
+        else:
+            sheets, texts = [self._text], [document.text.encode()]
+        known = [sheet for sheet in sheets if sheet]
+        written = write_documents(known, np.arange(len(known)), np.zeros(len(known), np.int64), texts)
+        strings = Strings(written.data, written.segment_starts)
+        return compare_ids(strings, [place] * len(strings), self._encoder.batch.encode(strings), reference)
 
     def _assign_plain(self, plain: PlainRows, draft: "_Draft") -> None:
         sheets, chosen = self._chooser.choose(plain) if self._chooser else ([], np.full(len(plain), NO_SHEET))

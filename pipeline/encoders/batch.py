@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 
+class EngineMissing(Exception):
+    """A library that encodes batches does not know a tokenizer, or is not installed. The message says which."""
+
+
 @dataclass(frozen=True, slots=True)
 class Strings:
     """UTF-8 texts end to end: text i is data[offsets[i]:offsets[i + 1]]. data uint8[bytes], offsets int64[n + 1]."""
@@ -29,6 +33,13 @@ class Strings:
     def __iter__(self) -> Iterator[str]:
         data = self.data.tobytes()
         return (data[start:end].decode() for start, end in pairwise(self.offsets.tolist()))
+
+    def take(self, indexes: npt.NDArray[np.int64]) -> "Strings":
+        """Some of the texts, copied."""
+        starts, ends = self.offsets[indexes].tolist(), self.offsets[indexes + 1].tolist()
+        data = [self.data[start:end] for start, end in zip(starts, ends, strict=True)]
+        offsets = np.cumsum([0, *map(len, data)], dtype=np.int64)
+        return Strings(np.concatenate([np.zeros(0, np.uint8), *data]), offsets)
 
 
 @dataclass(frozen=True, slots=True)

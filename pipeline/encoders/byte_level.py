@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from tokenizers import Tokenizer, pre_tokenizers
 
 from pipeline.encoders.batch import EncodedBatch, Strings, join_ids
@@ -43,6 +44,36 @@ def _steps(part: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
     return [step for each in part[key] for step in _steps(each, key)] if part["type"] == "Sequence" else [part]
 
 
+def byte_level_json(ranks: Mapping[bytes, int], pattern: str) -> bytes:
+    """A tokenizer.json that encodes as tiktoken does: a word that is a token is that one; else two neighbours are
+    merged wherever they make a token, so each split of a token into two is a merge."""
+    letters = _byte_letters()
+    names = {token: "".join(map(letters.__getitem__, token)) for token in ranks}
+    merges = [
+        f"{names[token[:at]]} {names[token[at:]]}"
+        for token in sorted(ranks, key=ranks.__getitem__)
+        for at in range(1, len(token))
+        if token[at:] in ranks and token[:at] in ranks
+    ]
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    vocab = {names[token]: rank for token, rank in ranks.items()}
+    document = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": True},
+    }
+    return orjson.dumps(document)
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
 def without_added_tokens(document: Mapping[str, Any], controls: Collection[str]) -> dict[str, Any]:
     """A byte-level tokenizer.json that makes added tokens of nothing. Where `controls` are entries of the model's
     vocabulary too, these come out no more: they get names of characters that stand for no byte."""
@@ -52,7 +83,7 @@ def without_added_tokens(document: Mapping[str, Any], controls: Collection[str])
         names = {piece: f"\ufde0{number}" for number, piece in enumerate(sorted(taken))}
         model["vocab"] = {names.get(piece, piece): index for piece, index in model["vocab"].items()}
         model["merges"] = [pair for pair in _merges(model) if taken.isdisjoint((*pair, "".join(pair)))]
-    return {**document, "model": model, "added_tokens": [], "post_processor": None}
+    return {**document, "model": model, "added_tokens": [], "normalizer": None, "post_processor": None}
 
 
 def vocabulary_controls(document: Mapping[str, Any], controls: Collection[str]) -> set[str]:

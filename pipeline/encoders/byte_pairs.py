@@ -39,10 +39,10 @@ class BytePairEncoder:
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> None:
+        self.ranks, self.pattern, self.first_id = ranks, pattern, first_id
         self._ranks = tiktoken.Encoding("ranks", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
         self._set_added(added_tokens)
         self._names = {token.id: token.content.encode() for token in added_tokens}
-        self._first_id = first_id
         self.normal_form: Literal["NFC"] | None = "NFC" if nfc else None
         self.document_prefix: Sequence[int] = tuple(prefix)
         self.document_suffix: Sequence[int] = tuple(suffix)
@@ -73,11 +73,11 @@ class BytePairEncoder:
 
     def batch(self) -> "BytePairBatches":
         sizes = np.zeros(self.vocab_size, np.int64)
-        sizes[self._first_id : self._first_id + len(self._sizes)] = self._sizes
-        return BytePairBatches(self._ranks, self._first_id, sizes)
+        sizes[self.first_id : self.first_id + len(self._sizes)] = self._sizes
+        return BytePairBatches(self._ranks, self.first_id, sizes)
 
     def decode(self, ids: Sequence[int]) -> str:
-        tokens = (self._names.get(i) or self._ranks.decode_single_token_bytes(i - self._first_id) for i in ids)
+        tokens = (self._names.get(i) or self._ranks.decode_single_token_bytes(i - self.first_id) for i in ids)
         return b"".join(tokens).decode("utf-8", errors="replace")
 
     def _encode_with(self, finders: "_Finders", text: str) -> Encoded:
@@ -100,7 +100,7 @@ class BytePairEncoder:
         ranks = np.array(_encode_ordinary(self._ranks, text), np.int64)
         byte_ends = np.cumsum(self._sizes[ranks])
         starts, ends = _characters(text, byte_ends - self._sizes[ranks], byte_ends)
-        return Encoded((ranks + self._first_id).astype(np.int32), starts, ends)
+        return Encoded((ranks + self.first_id).astype(np.int32), starts, ends)
 
 
 class BytePairBatches:

@@ -1,13 +1,14 @@
 """Hugging Face's `tokenizers`: the tokenizer.json of a model folder."""
 
 import copy
-import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from tokenizers import Tokenizer
 
 from pipeline.encoders.base import AddedToken, Encoded, TokenSpan, set_controls, tile
@@ -29,7 +30,7 @@ class HuggingFaceEncoder:
     def __init__(self, tokenizer_json: str, eos_id: int | None) -> None:
         """Raises ConfigError for added tokens that `tokenizers` numbers otherwise than the file."""
         self._source = tokenizer_json
-        document = json.loads(tokenizer_json)
+        document = orjson.loads(tokenizer_json)
         self._unknown = document["model"].get("unk_token")
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()
@@ -38,8 +39,8 @@ class HuggingFaceEncoder:
         self.document_suffix: Sequence[int] = [] if eos_id is None else [eos_id]
         self._tokenizer.post_processor = None  # it adds ids that are not in the text, and trims the spans
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self._is_byte_level = is_byte_level(document)
-        self.normal_form: Literal["NFC"] | None = normal_form(document) if self._is_byte_level else None
+        self.is_byte_level = is_byte_level(document)
+        self.normal_form: Literal["NFC"] | None = normal_form(document) if self.is_byte_level else None
         added = read_added_tokens(document)
         _check_numbers(added, self._tokenizer)
         self._set_added(added)
@@ -91,20 +92,29 @@ class HuggingFaceEncoder:
         ids = self.encode(text, None if parse else []).ids.tolist()
         return np.array([*self.document_prefix, *ids, *self.document_suffix], np.int32)
 
-    def batch(self) -> ByteLevelBatches | None:
-        if not self._is_byte_level:
-            return None
-        document = json.loads(self._source)
-        return ByteLevelBatches(self._plain_tokenizer(document), byte_sizes(document, self.vocab_size))
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """int64[vocab]: the bytes of each id, for a byte-level tokenizer."""
+        return byte_sizes(orjson.loads(self._source), self.vocab_size)
 
-    def _plain_tokenizer(self, document: Mapping[str, Any]) -> Tokenizer:
-        """Without added tokens. It shares the model, which takes long to load, unless that has control tokens in it."""
-        controls = [token.content for token in self.added_tokens if token.special]
-        if vocabulary_controls(document, controls):
-            return Tokenizer.from_str(json.dumps(without_added_tokens(document, controls)))
+    def batch(self) -> ByteLevelBatches | None:
+        return ByteLevelBatches(self._plain_tokenizer(), self.sizes) if self.is_byte_level else None
+
+    def _plain_tokenizer(self) -> Tokenizer:
+        """Without added tokens. It shares the model, which takes long to load, unless that could make control tokens by
+        itself."""
+        if vocabulary_controls(orjson.loads(self._source), self._controls()):
+            return Tokenizer.from_str(self.plain_json().decode())
         plain = Tokenizer(self._tokenizer.model)
         plain.normalizer, plain.pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
         return plain
+
+    def plain_json(self) -> bytes:
+        """The tokenizer.json of a byte-level tokenizer without its added tokens."""
+        return orjson.dumps(without_added_tokens(orjson.loads(self._source), self._controls()))
+
+    def _controls(self) -> list[str]:
+        return [token.content for token in self.added_tokens if token.special]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)

@@ -1,7 +1,6 @@
 """A tokenizer as it was loaded: its encoder, its files, its special tokens, its own chat template."""
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -34,10 +33,6 @@ class LoadedTokenizer:
             if name not in ("generation_config.json", "chat_template.jinja"):
                 digest.update(f"{name}\0{len(data)}\0".encode() + data)
         return digest.hexdigest()
-
-    @property
-    def libraries(self) -> dict[str, str]:
-        return {name: importlib.metadata.version(name) for name in self.encoder.libraries}
 
     def token_id(self, role: str) -> int | None:
         """The id of `bos_token`, `eos_token` or `pad_token`, None where the tokenizer has none."""

@@ -23,6 +23,7 @@ from pipeline.coders import (
     TokenBlockCoder,
     register_coders,
 )
+from pipeline.encoders.compare import EngineDifference
 from pipeline.token_block import TokenBlock
 from pipeline.turns import OpenTurn, TurnAudit
 from schemas.conversation import MESSAGE_ROLES, Conversation, Document, Message, TextDocument, ToolCall
@@ -107,6 +108,14 @@ CERTIFICATES = st.none() | st.builds(
     compared=COUNTS,
     first_difference=st.none() | DIFFERENCES,
 )
+ENGINE_DIFFERENCES = st.none() | st.builds(
+    EngineDifference,
+    source=COUNTS,
+    position=COUNTS,
+    text=TEXTS,
+    expected_ids=st.lists(COUNTS).map(tuple),
+    found_ids=st.lists(COUNTS).map(tuple),
+)
 SAMPLES = st.lists(st.builds(Sample, COUNTS, COUNTS, st.none() | OBJECTS), max_size=3)
 
 
@@ -137,6 +146,7 @@ def token_blocks(draw: st.DrawFn) -> TokenBlock:
         straddling=draw(COUNTS),
         turns=draw(AUDITS),
         certificate=draw(CERTIFICATES),
+        difference=draw(ENGINE_DIFFERENCES),
     )
 
 
@@ -169,6 +179,7 @@ PACKED_BLOCKS = st.builds(
     straddling=COUNTS,
     turns=AUDITS,
     certificate=CERTIFICATES,
+    difference=ENGINE_DIFFERENCES,
 )
 FILES = st.none() | st.builds(
     ShardFile, name=st.just("shards/a.arrow"), bytes=COUNTS, sha256=SHA, packs=COUNTS, documents=COUNTS, tokens=COUNTS
@@ -191,6 +202,7 @@ BLOCK_INFOS = st.builds(
     straddling=COUNTS,
     turns=AUDITS,
     certificate=CERTIFICATES,
+    difference=ENGINE_DIFFERENCES,
     shard=FILES,
     holdout=FILES,
     reject_file=REJECT_FILES,
@@ -240,7 +252,7 @@ BLOCKS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bool]]] = {
     "documents": (DOCUMENT_BLOCKS, lambda block: any(map(has_call, block.documents)) and len(block.samples) > 1),
     "tokens": (
         token_blocks(),
-        lambda block: block.weight is not None and len(block) > 1 and block.certificate is not None,
+        lambda block: block.weight is not None and len(block) > 1 and bool(block.certificate and block.difference),
     ),
     "packs": (PACKED_BLOCKS, lambda block: bool(block.packs or block.holdout)),
     "info": (BLOCK_INFOS, lambda info: info.shard is not None and len(info.rejects) > 0),
@@ -285,6 +297,7 @@ def full_packs(seq_len: int, weight: bool) -> Packs:
 
 
 KEY = BlockKey(3, 1, True)
+ENGINE_DIFFERENCE = EngineDifference(source=1, position=2**40, text="'x'", expected_ids=(1, 2), found_ids=())
 CERTIFICATE = Certificate(
     oracle="transformers",
     level="ids",
@@ -308,6 +321,7 @@ COUNTED: dict[str, Any] = {
     "straddling": 6,
     "turns": TURNS,
     "certificate": CERTIFICATE,
+    "difference": ENGINE_DIFFERENCE,
 }
 FULL_MESSAGE = Message(
     "assistant",
@@ -361,6 +375,7 @@ EXAMPLES: dict[str, Any] = {  # not made anew: a shuffle must give others, a fus
         straddling=9,
         turns=TURNS,
         certificate=CERTIFICATE,
+        difference=ENGINE_DIFFERENCE,
         shard=ShardFile(name="a", bytes=1, sha256="1" * 64, packs=2, documents=3, tokens=4),
         holdout=None,
         reject_file=RejectFile(name="b", bytes=1, sha256="2" * 64, rows=2),

@@ -150,6 +150,7 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "holdout": ({"holdout": 0.1}, True),
     "block_bytes": ({"block_bytes": "1MiB"}, True),
     "max_line_bytes": ({"max_line_bytes": "1MiB"}, True),
+    "engine": ({"engine": "reference"}, False),
     "control_tokens": ({"control_tokens": "reject"}, True),
     "vocab_size": ({"tokenizer": {**TOKENIZER, "vocab_size": 151936}}, False),
     "template_kwargs": ({"template_kwargs": {"a": 1}}, True),
@@ -225,7 +226,7 @@ def test_the_bytes_of_the_tokenizer_make_another_recipe() -> None:
     assert make_recipe(config(), tokenizer).id != make_recipe(config(), other).id
 
 
-def test_the_manifest_keeps_every_key_but_the_output_and_no_secret() -> None:
+def test_the_manifest_keeps_every_key_but_output_and_engine_and_no_secret() -> None:
     build = config(
         output="s3://key:secret@bucket/out",
         sources=[{"path": ["s3://key:secret@bucket/a.jsonl", "b.jsonl"], "transform": {"type": "text"}}],
@@ -233,7 +234,7 @@ def test_the_manifest_keeps_every_key_but_the_output_and_no_secret() -> None:
     )
     values = resolved_config(build)
     assert "secret" not in str(values)
-    assert set(values) == set(BuildConfig.model_fields) - {"output"}
+    assert set(values) == set(BuildConfig.model_fields) - {"output", "engine"}
     assert values["sources"][0]["path"] == ["s3://bucket/a.jsonl", "b.jsonl"]
     assert values["chat_template"] == "https://host/t.jinja"
     assert BuildConfig.model_validate({**values, "output": "out"}).seq_len == 64
