@@ -19,7 +19,7 @@ from pipeline.encoders.byte_pairs import BytePairEncoder
 from pipeline.encoders.huggingface import HuggingFaceEncoder
 from pipeline.encoders.presets import PRESETS
 
-SLICE_BYTES = 8 * 2**20
+SLICE_BYTES = 16 * 2**20
 """So much text goes in at once; after each slice the memory is looked at."""
 CACHE_BYTES = 224 * 2**20
 """Where encoding has taken more memory than this, the encoder is built anew. Words that never repeat take it every
@@ -40,7 +40,7 @@ class GigatokenBatches:
     def __init__(self, build: Callable[[], Backend], sizes: npt.NDArray[np.int64], first_id: int = 0) -> None:
         self.sizes = sizes
         self._build = build
-        self._first_id = np.int32(first_id)
+        self._first_id = first_id
         self._backend: Backend | None = None
         self._grown = 0
         self._lock = threading.Lock()  # a worker's threads may encode at once
@@ -48,6 +48,8 @@ class GigatokenBatches:
     def encode(self, texts: Strings) -> EncodedBatch:
         with self._lock:
             parts = [self._encode(part) for part in _slices(texts)]
+        if len(parts) == 1:
+            return parts[0]
         ids = np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)])
         lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.offsets) for part in parts)])
         return EncodedBatch(ids, np.cumsum(lengths))
@@ -60,7 +62,9 @@ class GigatokenBatches:
         self._grown += max(0, _resident() - before - encoded.ids.nbytes)
         if self._grown > CACHE_BYTES:
             self._backend = None
-        return EncodedBatch(encoded.ids + self._first_id, encoded.offsets)
+        if self._first_id:
+            encoded.ids[:] += np.int32(self._first_id)
+        return encoded
 
 
 def make_engine(encoder: Encoder) -> GigatokenBatches:

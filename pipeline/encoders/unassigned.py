@@ -28,6 +28,13 @@ def assigned() -> npt.NDArray[np.bool_]:
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 
+@cache
+def _whole() -> npt.NDArray[np.bool_]:
+    """bool[0x4400]: whether Unicode 14.0 has all of 64 code points that differ in their last byte alone."""
+    whole: npt.NDArray[np.bool_] = np.logical_and.reduce(assigned().reshape(-1, 64), axis=1)
+    return whole
+
+
 def find_unassigned(texts: Strings) -> npt.NDArray[np.int64]:
     """int64[k]: which texts hold a character that Unicode 14.0 has not, in order."""
     first, end = int(texts.offsets[0]), int(texts.offsets[-1])
@@ -37,8 +44,10 @@ def find_unassigned(texts: Strings) -> npt.NDArray[np.int64]:
     for more, (low, high) in enumerate(_LEADS, start=1):
         starts = leads[(data[leads] >= low) & (data[leads] <= high)]
         codes = data[starts].astype(np.int32) - low
-        for byte in range(1, more + 1):
+        for byte in range(1, more):
             codes = codes << 6 | data[starts + byte] & 0x3F
-        places.append(starts[~assigned()[codes]])
+        partly = ~_whole()[codes]
+        starts = starts[partly]
+        places.append(starts[~assigned()[codes[partly] << 6 | data[starts + more] & 0x3F]])
     found = np.searchsorted(texts.offsets, first + np.concatenate(places), side="right") - 1
     return np.unique(found)
