@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pipeline.blocks import BlockKey
 from pipeline.pack import order_packs, pack_lengths
-from pipeline.tokenize import TokenBlock, is_held_out
+from pipeline.tokenize import Scalar, TokenBlock, is_held_out
 from pipeline.turns import TurnAudit
 from schemas.manifest import Certificate
 from schemas.rejects import Reject
@@ -67,38 +67,54 @@ def _held_out(block: TokenBlock, settings: PackSettings) -> npt.NDArray[np.bool_
 def _pack(block: TokenBlock, chosen: npt.NDArray[np.int64], settings: PackSettings) -> Packs | None:
     if not len(chosen):
         return None
-    lengths = np.diff(block.offsets)[chosen]
-    plan = pack_lengths(lengths, settings.seq_len)
-    count = len(plan.offsets) - 1
-    order = order_packs(settings.seed, block.key.unit, block.key.block, count)
-    packs = [chosen[plan.documents[plan.offsets[pack] : plan.offsets[pack + 1]]] for pack in order.tolist()]
-    return _copy(block, packs, settings)
+    plan = pack_lengths(np.diff(block.offsets)[chosen], settings.seq_len)
+    plan = plan.in_order(order_packs(settings.seed, block.key.unit, block.key.block, len(plan)))
+    return _copy(block, chosen[plan.documents], plan.offsets, settings)
 
 
-def _copy(block: TokenBlock, packs: list[npt.NDArray[np.int64]], settings: PackSettings) -> Packs:
-    """Copy each document to its place, a slice at a time."""
-    shape = (len(packs), settings.seq_len)
-    input_ids = np.full(shape, settings.pad_id, np.int32)
-    channel = np.zeros(shape, np.uint8)
-    weight = None if block.weight is None else np.zeros(shape, np.float32)
-    for row, documents in enumerate(packs):
-        at = 0
-        for document in documents.tolist():
-            start, stop = int(block.offsets[document]), int(block.offsets[document + 1])
-            end = at + stop - start
-            input_ids[row, at:end] = block.input_ids[start:stop]
-            channel[row, at:end] = block.channel[start:stop]
-            if weight is not None and block.weight is not None:
-                weight[row, at:end] = block.weight[start:stop]
-            at = end
-    order = np.concatenate(packs)
+def _copy(
+    block: TokenBlock, documents: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], settings: PackSettings
+) -> Packs:
+    """Pack p gets documents[offsets[p] : offsets[p + 1]]."""
+    places = _Places(block.offsets, documents, offsets, settings.seq_len)
+    weight = block.weight
     return Packs(
-        input_ids=input_ids,
-        channel=channel,
-        doc_offsets=np.cumsum([0, *map(len, packs)], dtype=np.int32),
-        doc_lengths=np.diff(block.offsets)[order].astype(np.int32),
-        doc_source=block.sources[order],
-        doc_position=block.positions[order],
-        doc_piece=block.pieces[order],
-        weight=weight,
+        input_ids=places.fill(block.input_ids, settings.pad_id),
+        channel=places.fill(block.channel, 0),
+        doc_offsets=offsets.astype(np.int32),
+        doc_lengths=np.diff(block.offsets)[documents].astype(np.int32),
+        doc_source=block.sources[documents],
+        doc_position=block.positions[documents],
+        doc_piece=block.pieces[documents],
+        weight=None if weight is None else places.fill(weight, 0),
     )
+
+
+class _Places:
+    """What follows what in the packs: documents, and at the end of a pack its padding."""
+
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.int64],
+        documents: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64],
+        seq_len: int,
+    ) -> None:
+        """`tokens` int64[D + 1]: where the tokens of each document begin and end."""
+        starts, stops = tokens[documents], tokens[documents + 1]
+        ends = np.concatenate([[0], np.cumsum(stops - starts)])
+        self._slices = list(map(slice, starts.tolist(), stops.tolist()))
+        self._offsets = offsets.tolist()
+        self._rooms = (seq_len - np.diff(ends[offsets])).tolist()
+        self._seq_len = seq_len
+
+    def fill(self, values: npt.NDArray[Scalar], padding: int) -> npt.NDArray[Scalar]:
+        """[P, seq_len]: the values of the documents' tokens, copied a document at a time; read-only."""
+        pad = memoryview(np.full(self._seq_len, padding, values.dtype))
+        documents = list(map(memoryview(values).__getitem__, self._slices))
+        pieces: list[memoryview] = []
+        for pack, room in enumerate(self._rooms):
+            pieces += documents[self._offsets[pack] : self._offsets[pack + 1]]
+            if room:
+                pieces.append(pad[:room])
+        return np.frombuffer(b"".join(pieces), values.dtype).reshape(-1, self._seq_len)

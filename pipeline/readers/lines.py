@@ -61,7 +61,8 @@ def read_lines(stretch: Stretch, max_bytes: int) -> Iterator[Lines]:
         if all(kept):
             yield Lines(lines.begins, lines.sizes, data)
         elif any(kept):
-            yield Lines(*(list(compress(part, kept)) for part in (lines.begins, lines.sizes, data)))
+            begins, sizes = list(compress(lines.begins, kept)), list(compress(lines.sizes, kept))
+            yield Lines(begins, sizes, list(compress(data, kept)))
 
 
 def _read_stretch(stretch: Stretch, max_bytes: int) -> Iterator[Lines]:

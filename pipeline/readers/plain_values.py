@@ -1,5 +1,6 @@
 """Arrow values as JSON would have them, and which of them have no such form."""
 
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,11 @@ from schemas.rejects import Reason, RejectRow
 
 GROUP = 256
 """Rows that become Python objects at a time."""
+
+_SCALARS: tuple[Callable[[pa.DataType], bool], ...] = (
+    *(types.is_string, types.is_large_string, types.is_boolean, types.is_null),
+    *(types.is_integer, types.is_float32, types.is_float64),
+)
 
 
 def build_rows(batch: pa.RecordBatch) -> list[Row] | None:
@@ -81,15 +87,7 @@ def is_plain(kind: pa.DataType) -> bool:
         return len({field.name for field in fields}) == len(fields) and all(is_plain(field.type) for field in fields)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_dictionary(kind):
         return is_plain(kind.value_type)
-    return (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_integer(kind)
-        or types.is_float32(kind)
-        or types.is_float64(kind)
-        or types.is_boolean(kind)
-        or types.is_null(kind)
-    )
+    return any(is_of_kind(kind) for is_of_kind in _SCALARS)
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+_TEXTS = (pa.string(), pa.large_string())
+
 
 @dataclass(frozen=True, slots=True)
 class PlainColumn:
@@ -31,7 +33,7 @@ def plain_column(batch: pa.RecordBatch, column: str, role_key: str, content_key:
     if lists is None or not (types.is_list(lists.type) or types.is_large_list(lists.type)):
         return None
     kind = lists.type.value_type
-    if not (types.is_struct(kind) and _is_text(kind, role_key) and _is_text(kind, content_key)):
+    if not types.is_struct(kind) or not all(_is_text(kind, name) for name in (role_key, content_key)):
         return None
     messages = lists.flatten()  # without what a null list may hide
     fields = dict(zip([field.name for field in kind], messages.flatten(), strict=True))  # null where a message is
@@ -55,7 +57,7 @@ def plain_column(batch: pa.RecordBatch, column: str, role_key: str, content_key:
 
 def _is_text(kind: pa.StructType, name: str) -> bool:
     index = kind.get_field_index(name)  # -1 also where several have the name
-    return index >= 0 and (types.is_string(kind.field(index).type) or types.is_large_string(kind.field(index).type))
+    return index >= 0 and kind.field(index).type in _TEXTS
 
 
 def join_columns(parts: Sequence[PlainColumn]) -> PlainColumn:
@@ -77,9 +79,7 @@ def join_columns(parts: Sequence[PlainColumn]) -> PlainColumn:
 def text_column(batch: pa.RecordBatch, column: str) -> pa.LargeStringArray | None:
     """[R] with nulls; None where the batch has no column of strings of that name."""
     values = _column(batch, column)
-    if values is None or not (types.is_string(values.type) or types.is_large_string(values.type)):
-        return None
-    return values.cast(pa.large_string())
+    return values.cast(pa.large_string()) if values is not None and values.type in _TEXTS else None
 
 
 def are_empty(batch: pa.RecordBatch, column: str) -> npt.NDArray[np.bool_]:
@@ -104,15 +104,14 @@ def _valid(values: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _is_empty_list(values: pa.Array) -> npt.NDArray[np.bool_]:
     """bool[n]: null, or without items or characters."""
-    kind = values.type
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_string(kind) or types.is_large_string(kind):
-        return _lengths(values) == 0
+    if values.type in _TEXTS or types.is_list(values.type) or types.is_large_list(values.type):
+        empty: npt.NDArray[np.bool_] = _lengths(values) == 0
+        return empty
     return ~_valid(values)
 
 
 def _lengths(values: pa.Array) -> npt.NDArray[np.int64]:
     """int64[n]: items of lists, or characters of strings; 0 for null."""
-    is_list = types.is_list(values.type) or types.is_large_list(values.type)
-    lengths = pc.list_value_length(values) if is_list else pc.binary_length(values)
+    lengths = pc.binary_length(values) if values.type in _TEXTS else pc.list_value_length(values)
     counted: npt.NDArray[np.int64] = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64)
     return counted

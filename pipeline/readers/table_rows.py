@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.readers.plain_values import GROUP, build_row, build_rows, doubtful_columns, find_rejects
+from pipeline.readers.plain_values import GROUP, build_rows, doubtful_columns, find_rejects
 from pipeline.readers.records import Built, Records, Row
 from pipeline.readers.table_columns import PlainColumn, are_empty, join_columns, plain_column, text_column
 
