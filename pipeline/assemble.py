@@ -110,8 +110,8 @@ class _Places:
 
     def fill(self, values: npt.NDArray[Scalar], padding: int) -> npt.NDArray[Scalar]:
         """[P, seq_len]: the values of the documents' tokens, copied a document at a time; read-only."""
-        pad = memoryview(np.full(self._seq_len, padding, values.dtype))
-        documents = list(map(memoryview(values).__getitem__, self._slices))
+        pad = np.full(self._seq_len, padding, values.dtype).data
+        documents = list(map(values.data.__getitem__, self._slices))
         pieces: list[memoryview] = []
         for pack, room in enumerate(self._rooms):
             pieces += documents[self._offsets[pack] : self._offsets[pack + 1]]

@@ -86,7 +86,7 @@ def channels_by_source(packs: Packs) -> dict[str, dict[str, int]]:
     ends = np.concatenate([[0], np.cumsum(packs.doc_lengths, dtype=np.int64)])
     padding = np.arange(len(packs)) * packs.channel.shape[1] - ends[packs.doc_offsets[:-1]]  # before each pack
     starts = ends[:-1] + np.repeat(padding, np.diff(packs.doc_offsets))
-    channels = memoryview(packs.channel.reshape(-1))
+    channels = packs.channel.reshape(-1).data
     histograms = {}
     for source in np.unique(packs.doc_source).tolist():
         chosen = np.flatnonzero(packs.doc_source == source)

@@ -20,8 +20,8 @@ _BLANK = b" \t\r"
 
 
 class Line(NamedTuple):
-    """`begin` and `size` in bytes of the uncompressed file, the `\\n` counted. `data` is without it, and None for a line
-    longer than is allowed."""
+    """`begin` and `size` in bytes of the uncompressed file, the `\\n` counted. `data` is without it; it is None for
+    a line longer than is allowed."""
 
     begin: int
     size: int

@@ -36,15 +36,15 @@ class TableRows(Sequence[Row]):
         """One row is made by itself; those of a slice, which has no step, together."""
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
-            return list(islice(self._from(start), max(stop - start, 0)))
+            return list(islice(self._from(start, GROUP), max(stop - start, 0)))
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return next(self._from(index % len(self), group=1))
+        return next(self._from(index % len(self), 1))
 
     def __iter__(self) -> Iterator[Row]:
-        return self._from(0)
+        return self._from(0, GROUP)
 
-    def _from(self, index: int, group: int = GROUP) -> Iterator[Row]:
+    def _from(self, index: int, group: int) -> Iterator[Row]:
         """The rows from one on, `group` of them made together."""
         first = bisect_right(self._ends, index)
         for batch, end in zip(self.batches[first:], self._ends[first:], strict=True):
