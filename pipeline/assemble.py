@@ -1,6 +1,7 @@
 """From the tokens of a block to its packs: a shard's worth of rows of `seq_len`."""
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from schemas.channels import NO_LOSS
 from schemas.manifest import Certificate
 from schemas.rejects import Reject
 from schemas.shard import Packs
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(slots=True)
@@ -72,39 +75,58 @@ def _held_out(block: TokenBlock, settings: PackSettings) -> npt.NDArray[np.bool_
 def _pack(block: TokenBlock, chosen: npt.NDArray[np.int64], settings: PackSettings) -> Packs | None:
     if not len(chosen):
         return None
-    lengths = block.lengths[chosen]
-    plan = pack_lengths(lengths, settings.seq_len)
-    count = len(plan.offsets) - 1
-    order = order_packs(settings.seed, block.key.unit, block.key.block, count)
-    packs = [chosen[plan.documents[plan.offsets[pack] : plan.offsets[pack + 1]]] for pack in order.tolist()]
-    return _copy(block, packs, settings)
+    plan = pack_lengths(block.lengths[chosen], settings.seq_len)
+    plan = plan.in_order(order_packs(settings.seed, block.key.unit, block.key.block, len(plan)))
+    return _copy(block, chosen[plan.documents], plan.offsets, settings)
 
 
-def _copy(block: TokenBlock, packs: list[npt.NDArray[np.int64]], settings: PackSettings) -> Packs:
-    """Copy each document to its place, a slice at a time."""
-    shape = (len(packs), settings.seq_len)
-    input_ids = np.full(shape, settings.pad_id, np.int32)
-    channel = np.zeros(shape, np.uint8)
-    weight = None if block.weight is None else np.zeros(shape, np.float32)
-    for row, documents in enumerate(packs):
-        at = 0
-        for document in documents.tolist():
-            span = block.span(document)
-            end = at + span.stop - span.start
-            input_ids[row, at:end] = block.input_ids[span]
-            channel[row, at:end] = block.channel[span]
-            channel[row, at] |= NO_LOSS
-            if weight is not None and block.weight is not None:
-                weight[row, at:end] = block.weight[span]
-            at = end
-    order = np.concatenate(packs)
+def _copy(
+    block: TokenBlock, documents: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], settings: PackSettings
+) -> Packs:
+    """Pack p gets documents[offsets[p] : offsets[p + 1]]."""
+    places = _Places(block.starts[documents], block.lengths[documents], offsets, settings.seq_len)
+    channel = places.fill(block.channel, 0)
+    channel.reshape(-1)[places.starts] |= np.uint8(NO_LOSS)
+    weight = block.weight
     return Packs(
-        input_ids=input_ids,
+        input_ids=places.fill(block.input_ids, settings.pad_id),
         channel=channel,
-        doc_offsets=np.cumsum([0, *map(len, packs)], dtype=np.int32),
-        doc_lengths=block.lengths[order].astype(np.int32),
-        doc_source=block.sources[order],
-        doc_position=block.positions[order],
-        doc_piece=block.pieces[order],
-        weight=weight,
+        doc_offsets=offsets.astype(np.int32),
+        doc_lengths=block.lengths[documents].astype(np.int32),
+        doc_source=block.sources[documents],
+        doc_position=block.positions[documents],
+        doc_piece=block.pieces[documents],
+        weight=None if weight is None else places.fill(weight, 0),
     )
+
+
+class _Places:
+    """What follows what in the packs: documents, and at the end of a pack its padding."""
+
+    def __init__(
+        self,
+        starts: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64],
+        seq_len: int,
+    ) -> None:
+        """Where the tokens of each document begin, and how many they are; `starts` of this object is where those of
+        each document begin in the packs."""
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        rooms = seq_len - np.diff(ends[offsets])
+        self.starts = ends[:-1] + np.repeat(np.cumsum(rooms) - rooms, np.diff(offsets))
+        self._slices = list(map(slice, starts.tolist(), (starts + lengths).tolist()))
+        self._offsets = offsets.tolist()
+        self._rooms = rooms.tolist()
+        self._seq_len = seq_len
+
+    def fill(self, values: npt.NDArray[Scalar], padding: int) -> npt.NDArray[Scalar]:
+        """[P, seq_len]: the values of the documents' tokens, copied a document at a time."""
+        pad = np.full(self._seq_len, padding, values.dtype).data
+        documents = list(map(values.data.__getitem__, self._slices))
+        pieces: list[memoryview] = []
+        for pack, room in enumerate(self._rooms):
+            pieces += documents[self._offsets[pack] : self._offsets[pack + 1]]
+            if room:
+                pieces.append(pad[:room])
+        return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(-1, self._seq_len)

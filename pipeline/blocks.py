@@ -64,12 +64,13 @@ class BlockKey:
 
 @dataclass(slots=True)
 class RowBlock:
-    """Rows as read: parallel lists. `rejects` are rows that could not be read; `bytes` is uncompressed input."""
+    """Rows as read: parallel sequences. `rows` is a list, or the TableRows of Arrow batches, which make their rows when
+    they are asked for. `rejects` are rows that could not be read; `bytes` is uncompressed input."""
 
     key: BlockKey
     sources: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: Sequence[dict[str, Any]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     bytes: int = 0
 

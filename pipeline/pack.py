@@ -2,10 +2,15 @@
 
 Packs are filled one at a time, the longest documents first, and closed exactly as soon as two of the documents left
 fill the rest. Best-fit decreasing is computed too, where it could do better, and whichever needs fewer packs is taken.
+
+Both depend on how many documents there are of each length, and both make the same pack over and over while there are
+enough of them: packs are computed as runs of equal ones.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +31,11 @@ class PackPlan:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def in_order(self, order: npt.NDArray[np.int64]) -> "PackPlan":
+        """The packs in this order, a permutation of them."""
+        sizes = np.diff(self.offsets)[order]
+        return PackPlan(self.documents[_ranges(self.offsets[order], sizes)], _offsets(sizes))
+
 
 def pack_lengths(lengths: npt.NDArray[np.integer], seq_len: int) -> PackPlan:
     """Put documents of these lengths, int[D], into packs of at most `seq_len`, never more than best-fit decreasing.
@@ -36,22 +46,53 @@ def pack_lengths(lengths: npt.NDArray[np.integer], seq_len: int) -> PackPlan:
     assert not len(lengths) or (lengths.min() > 0 and lengths.max() <= seq_len), "callers reject such documents"
     present, numbers = np.unique(lengths, return_counts=True)
     counts = dict(zip(present.tolist(), numbers.tolist(), strict=True))
-    packs = exact_fit_packs(counts, seq_len)
+    runs = exact_fit_packs(counts, seq_len)
     fewest = -(-int(lengths.sum()) // seq_len)
-    if len(packs) > fewest:
-        packs = min(packs, best_fit_packs(counts, seq_len), key=len)
-    return _assign(packs, lengths)
+    if count_packs(runs) > fewest:
+        runs = min(runs, best_fit_packs(counts, seq_len), key=count_packs)
+    return _assign(runs, lengths)
 
 
-def _assign(packs: list[list[int]], lengths: npt.NDArray[np.integer]) -> PackPlan:
+class Run(NamedTuple):
+    """Packs, one after the other, of documents of the same lengths."""
+
+    lengths: list[int]
+    packs: int
+
+
+def count_packs(runs: Sequence[Run]) -> int:
+    return sum(run.packs for run in runs)
+
+
+def _assign(runs: Sequence[Run], lengths: npt.NDArray[np.integer]) -> PackPlan:
     """Give each place, of which only the length is known, one of the documents of that length."""
-    sizes = [len(pack) for pack in packs]
-    places = np.array([length for pack in packs for length in pack], np.int64)
-    documents = np.empty(len(lengths), np.int64)
-    documents[np.argsort(places, kind="stable")] = np.argsort(lengths, kind="stable")
-    pack_of_place = np.repeat(np.arange(len(packs)), sizes)
-    in_input_order = np.lexsort((documents, pack_of_place))
-    return PackPlan(documents[in_input_order], np.cumsum([0, *sizes], dtype=np.int64))
+    in_runs = np.array([length for run in runs for length in run.lengths], np.int64)
+    sizes_of_runs = np.array([len(run.lengths) for run in runs], np.int64)
+    packs_of_runs = [run.packs for run in runs]
+    sizes = np.repeat(sizes_of_runs, packs_of_runs)
+    places = in_runs[_ranges(np.repeat(_offsets(sizes_of_runs)[:-1], packs_of_runs), sizes)]
+    pack_of_document = np.empty(len(lengths), np.int64)
+    pack_of_document[_sorting(lengths)] = np.repeat(np.arange(len(sizes)), sizes)[_sorting(places)]
+    return PackPlan(_sorting(pack_of_document), _offsets(sizes))
+
+
+def _offsets(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """int64[n + 1]: where each of n parts begins, and where the last one ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def _ranges(starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The integers of each [start, start + size), end to end."""
+    offsets = _offsets(sizes)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
+
+
+def _sorting(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Their places in the order of the values, equal ones in their own order. numpy sorts 16 bits fastest."""
+    if not len(values) or values.max() < 2**16:
+        return np.argsort(values.astype(np.uint16), kind="stable")
+    order = _sorting(values & 0xFFFF)
+    return order[_sorting(values[order] >> 16)]
 
 
 class LengthSet:
@@ -87,28 +128,39 @@ class LengthSet:
             return 0
         return longer
 
-    def take(self, length: int) -> int:
-        self._counts[length] -= 1
+    def take(self, length: int, number: int = 1) -> int:
+        self._counts[length] -= number
         if not self._counts[length]:
             self._present ^= 1 << length
             self._mirror ^= 1 << self._longest - length
         return length
+
+    def repeats(self, pack: Sequence[int]) -> int:
+        """How often this pack, which was just taken, would be taken again with the same lengths left after each."""
+        if not all(self._counts[length] for length in pack):
+            return 0
+        return min((self._counts[length] - 1) // number for length, number in Counter(pack).items())
 
 
 def _as_integer(bits: npt.NDArray[np.bool_]) -> int:
     return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
 
 
-def exact_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[list[int]]:
+def exact_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[Run]:
     """One pack at a time: the longest document that fits, again and again, until one or two can fill the rest exactly.
 
-    `counts` is {length: documents}; the result has the lengths in each pack.
+    `counts` is {length: documents}; the result has the lengths in each pack. What goes into a pack follows from which
+    lengths are left, so that nothing changes until one of them is used up.
     """
     left = LengthSet(counts)
-    packs: list[list[int]] = []
+    runs: list[Run] = []
     while left.longest(seq_len):
-        packs.append(_fill(left, seq_len))
-    return packs
+        pack = _fill(left, seq_len)
+        more = left.repeats(pack)
+        for length in pack if more else ():
+            left.take(length, more)
+        runs.append(Run(pack, 1 + more))
+    return runs
 
 
 def _fill(left: LengthSet, rest: int) -> list[int]:
@@ -121,14 +173,13 @@ def _fill(left: LengthSet, rest: int) -> list[int]:
     return pack
 
 
-def best_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[list[int]]:
+def best_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[Run]:
     """Best-fit decreasing: each document, longest first, goes into the pack with the least room that still takes it.
 
-    Packs lie in buckets by their room; the bits of `rooms` say which buckets have any. A pack takes as many documents
-    of a length as fit, for with the first of them it becomes the tightest that takes the second.
+    Runs of packs lie in buckets by their room; the bits of `rooms` say which buckets have any. A pack takes as many
+    documents of a length as fit, for with the first of them it becomes the tightest that takes the second.
     """
-    packs: list[list[int]] = []
-    buckets: dict[int, list[list[int]]] = {}
+    buckets: dict[int, list[Run]] = {}
     rooms = 0
     for length in sorted(counts, reverse=True):
         waiting = counts[length]
@@ -136,18 +187,20 @@ def best_fit_packs(counts: Mapping[int, int], seq_len: int) -> list[list[int]]:
             fitting = rooms >> length
             if fitting:
                 room = length + (fitting & -fitting).bit_length() - 1
-                pack = buckets[room].pop()
-                rooms ^= (not buckets[room]) << room
+                run = buckets[room].pop()
             else:
-                room, pack = seq_len, []
-                packs.append(pack)
+                room, run = seq_len, Run([], waiting)
             taken = min(waiting, room // length)
-            pack += [length] * taken
-            waiting -= taken
+            packs = min(run.packs, waiting // taken)
+            if fitting and packs < run.packs:
+                buckets[room].append(Run(run.lengths, run.packs - packs))
+            if fitting and not buckets[room]:
+                rooms ^= 1 << room
+            waiting -= packs * taken
             room -= length * taken
-            buckets.setdefault(room, []).append(pack)
+            buckets.setdefault(room, []).append(Run(run.lengths + [length] * taken, packs))
             rooms |= 1 << room
-    return packs
+    return [run for bucket in buckets.values() for run in bucket]
 
 
 def order_packs(seed: int, unit: int, block: int, packs: int) -> npt.NDArray[np.int64]:

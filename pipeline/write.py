@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow as pa
 import zstandard
 
 from pipeline.assemble import PackedBlock
@@ -43,12 +43,13 @@ def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: F
 def _write_packs(packs: Packs | None, meta: ShardMeta, stem: str, output: Folder) -> ShardFile | None:
     if packs is None:
         return None
-    sink = BytesIO()
+    sink = pa.BufferOutputStream()
     write_shard(packs, meta, sink)
-    name, sha256 = _write_named(stem, ".arrow", sink.getvalue(), output)
+    data = memoryview(sink.getvalue())
+    name, sha256 = _write_named(stem, ".arrow", data, output)
     return ShardFile(
         name=name,
-        bytes=sink.tell(),
+        bytes=len(data),
         sha256=sha256,
         packs=len(packs),
         documents=len(packs.doc_lengths),
@@ -67,7 +68,7 @@ def _write_rejects(rejects: Sequence[Reject], stem: str, output: Folder) -> Reje
     return RejectFile(name=name, bytes=len(data), sha256=sha256, rows=len(rejects))
 
 
-def _write_named(stem: str, suffix: str, data: bytes, output: Folder) -> tuple[str, str]:
+def _write_named(stem: str, suffix: str, data: bytes | memoryview, output: Folder) -> tuple[str, str]:
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"{stem}-{sha256[:8]}{suffix}"
     output.ensure(name, data)
@@ -83,14 +84,26 @@ def _count_reasons(rejects: Sequence[Reject]) -> dict[Reason, int]:
 
 def channels_by_source(packs: Packs) -> dict[str, dict[str, int]]:
     """Histograms of the channel byte over the documents' tokens, by source index."""
-    token_sources = np.repeat(packs.doc_source, packs.doc_lengths)
-    filled = np.arange(packs.channel.shape[1]) < tokens_per_pack(packs)[:, None]
-    channels = packs.channel[filled]
+    ends = np.concatenate([[0], np.cumsum(packs.doc_lengths, dtype=np.int64)])
+    padding = np.arange(len(packs)) * packs.channel.shape[1] - ends[packs.doc_offsets[:-1]]  # before each pack
+    starts = ends[:-1] + np.repeat(padding, np.diff(packs.doc_offsets))
+    channels = packs.channel.reshape(-1).data
     histograms = {}
     for source in np.unique(packs.doc_source).tolist():
-        counts = np.bincount(channels[token_sources == source], minlength=256)
+        chosen = np.flatnonzero(packs.doc_source == source)
+        slices = map(slice, starts[chosen].tolist(), (starts + packs.doc_lengths)[chosen].tolist())
+        counts = count_bytes(b"".join(map(channels.__getitem__, slices)))
         histograms[str(source)] = {str(byte): int(counts[byte]) for byte in np.flatnonzero(counts).tolist()}
     return histograms
+
+
+def count_bytes(data: bytes) -> npt.NDArray[np.int64]:
+    """int64[256]. Counted are pairs of bytes, which are half as many."""
+    pairs = np.bincount(np.frombuffer(data, np.uint16, len(data) // 2), minlength=2**16).reshape(256, 256)
+    counts: npt.NDArray[np.int64] = pairs.sum(axis=0) + pairs.sum(axis=1)
+    for byte in data[len(data) & ~1 :]:
+        counts[byte] += 1
+    return counts
 
 
 def tokens_per_pack(packs: Packs) -> npt.NDArray[np.int64]:

@@ -85,19 +85,19 @@ class Folder:
             return []
         return sorted(posixpath.join(folder, posixpath.basename(str(item).rstrip("/"))) for item in found)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file whole or not at all, over one of the same name."""
         fs, path = self._resolve(name)
         if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, data)
+            fs.pipe_file(path, bytes(data))
             return
         temporary = _write_temporary(path, data)
         os.replace(temporary, path)
         sync_path(os.path.dirname(path))
 
-    def ensure(self, name: str, data: bytes) -> None:
+    def ensure(self, name: str, data: bytes | memoryview) -> None:
         """Write a file unless it is there with these very bytes."""
-        if self.size(name) != len(data) or self.read(name) != data:
+        if self.size(name) != len(data) or self.read(name) != bytes(data):
             self.write(name, data)
 
     def create(self, name: str, data: bytes) -> bool:
@@ -125,7 +125,7 @@ class Folder:
             fs.rm_file(path)
 
 
-def _write_temporary(path: str, data: bytes) -> str:
+def _write_temporary(path: str, data: bytes | memoryview) -> str:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
     try:

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Collection, Iterator
+from itertools import chain
 from sys import maxsize
 from typing import Any
 
 from pipeline.blocks import SourceFile
 from pipeline.readers.files import open_file
-from pipeline.readers.lines import split_lines
+from pipeline.readers.lines import cut_lines
 from pipeline.readers.stream import read_chunks
 
 
@@ -27,7 +28,7 @@ def _seek_lines(file: SourceFile, positions: list[int]) -> Iterator[tuple[int, b
 def _stream_lines(file: SourceFile, positions: list[int]) -> Iterator[tuple[int, bytes]]:
     """A compressed file, from its start through the last position."""
     wanted = set(positions)
-    for line in split_lines(read_chunks(file), 0, maxsize, maxsize):
+    for line in chain.from_iterable(cut_lines(read_chunks(file), 0, maxsize, maxsize)):
         if line.begin in wanted and line.data is not None:
             yield line.begin, line.data
         if line.begin >= positions[-1]:

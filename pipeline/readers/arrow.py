@@ -7,13 +7,13 @@ import pyarrow as pa
 
 from pipeline.blocks import Stretch
 from pipeline.readers.files import open_file, reading
-from pipeline.readers.record import Record
-from pipeline.readers.table import batch_records
+from pipeline.readers.records import Records
+from pipeline.readers.table_rows import batch_records
 
 _MAGIC = b"ARROW1"
 
 
-def read_arrow(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
+def read_arrow(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
     """Every row counts the same share of its record batch's bytes. Raises DatasetError for a damaged file."""
     position = 0
     with open_file(stretch.file) as stream, reading(stretch.file, pa.ArrowException, OSError):

@@ -2,16 +2,20 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain, islice
 from sys import maxsize
 
 from pipeline.blocks import SourceFile, Stretch
-from pipeline.readers.lines import BOM, Line, split_lines
-from pipeline.readers.record import Record
+from pipeline.readers.lines import BOM, Line, cut_lines
+from pipeline.readers.records import Built, Records, Row, build_each
 from pipeline.readers.stream import read_chunks
 from schemas.errors import DatasetError
 from schemas.rejects import Reason, RejectRow
+
+_ROWS = 256
+"""So many are handed on together."""
 
 
 class _CsvLines(Iterator[str]):
@@ -35,14 +39,18 @@ class _CsvLines(Iterator[str]):
         return text.decode(errors="surrogateescape") + "\n"
 
 
-def read_csv(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
+def read_csv(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
     """Raises DatasetError for a header that cannot be used."""
     csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
-    rows = _read_rows(_CsvLines(split_lines(read_chunks(stretch.file), 0, maxsize, max_line_bytes), max_line_bytes))
+    lines = chain.from_iterable(cut_lines(read_chunks(stretch.file), 0, maxsize, max_line_bytes))
+    rows = _read_rows(_CsvLines(lines, max_line_bytes))
     _, header = next(rows, (0, []))
     names = _check_header(stretch.file, header)
-    for position, (size, fields) in enumerate(rows):
-        yield Record(position, size, partial(_parse, names, fields))
+    position = 0
+    while group := list(islice(rows, _ROWS)):
+        sizes, fields = zip(*group, strict=True)
+        yield Records(range(position, position + len(group)), sizes, partial(_build, names, fields))
+        position += len(group)
 
 
 def _read_rows(lines: _CsvLines) -> Iterator[tuple[int, list[str] | RejectRow]]:
@@ -72,7 +80,11 @@ def _check_header(file: SourceFile, header: list[str] | RejectRow) -> list[str]:
     return header
 
 
-def _parse(names: list[str], fields: list[str] | RejectRow) -> dict[str, str]:
+def _build(names: list[str], fields: Sequence[list[str] | RejectRow], start: int, stop: int) -> Built:
+    return build_each(fields[start:stop], partial(_parse, names))
+
+
+def _parse(names: list[str], fields: list[str] | RejectRow) -> Row:
     if isinstance(fields, RejectRow):
         raise fields
     if len(fields) != len(names):

@@ -78,10 +78,13 @@ def open_file(file: SourceFile) -> BinaryIO:
 
 @contextmanager
 def reading(file: SourceFile, *errors: type[Exception]) -> Iterator[None]:
-    """Turns a library's complaint about the file's bytes into a DatasetError that names the file."""
+    """Turns a library's complaint about the file's bytes into a DatasetError that names the file. Arrow's are OSErrors,
+    too, but have no errno: what has one comes of the disk or the store."""
     try:
         yield
     except errors as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         kind = file.compression or file.format
         raise DatasetError(
             f"{file.url}: damaged or cut short, or not {kind} at all: {error}; replace the file, or leave it out"

@@ -9,7 +9,7 @@ from pipeline.blocks import Compression, SourceFile, Stretch
 from pipeline.readers.json_value import parse_value
 from pipeline.readers.jsonl import as_object
 from pipeline.readers.lines import BOM
-from pipeline.readers.record import Record
+from pipeline.readers.records import Built, Records, build_each
 from pipeline.readers.stream import read_at_most
 from schemas.errors import DatasetError
 
@@ -18,15 +18,18 @@ MAX_BYTES = 2**30
 _DECOMPRESS: dict[Compression, str] = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 
 
-def read_json_array(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
+def read_json_array(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
     """Every element counts the same share of the file's bytes. Raises DatasetError for a file that is no array."""
     data = read_at_most(stretch.file, MAX_BYTES)
     if data is None:
         raise DatasetError(too_large(stretch.file))
     elements = _load(stretch.file, data)
     share = len(data) // max(len(elements), 1)
-    for position, element in enumerate(elements):
-        yield Record(position, share, partial(as_object, element))
+    yield Records(range(len(elements)), [share] * len(elements), partial(_build, elements))
+
+
+def _build(elements: list[Any], start: int, stop: int) -> Built:
+    return build_each(elements[start:stop], as_object)
 
 
 def _load(file: SourceFile, data: bytes) -> list[Any]:

@@ -7,8 +7,12 @@ import pyarrow.parquet as pq
 
 from pipeline.blocks import SourceFile, Stretch
 from pipeline.readers.files import open_file, reading
-from pipeline.readers.record import Record
-from pipeline.readers.table import BATCH_ROWS, batch_records
+from pipeline.readers.records import Records
+from pipeline.readers.table_rows import batch_records
+
+_BATCH_BYTES = 2**22
+"""So much is decoded at a time, by the footer's sizes."""
+_BATCH_ROWS = 2**10
 
 
 def row_group_bytes(file: SourceFile) -> list[int]:
@@ -18,7 +22,7 @@ def row_group_bytes(file: SourceFile) -> list[int]:
         return [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
 
 
-def read_parquet(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
+def read_parquet(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
     """Every row counts the same share of its row group's bytes. Raises DatasetError for a damaged file."""
     with open_file(stretch.file) as stream, reading(stretch.file, pa.ArrowException, OSError):
         table = pq.ParquetFile(stream)
@@ -26,6 +30,7 @@ def read_parquet(stretch: Stretch, max_line_bytes: int) -> Iterator[Record]:
         position = sum(group.num_rows for group in groups[: stretch.start])
         for group in range(stretch.start, stretch.end):
             share = groups[group].total_byte_size // max(groups[group].num_rows, 1)
-            for batch in table.iter_batches(BATCH_ROWS, row_groups=[group]):
+            rows = max(min(_BATCH_BYTES // max(share, 1), _BATCH_ROWS), 1)
+            for batch in table.iter_batches(rows, row_groups=[group]):
                 yield from batch_records(batch, position, share)
                 position += batch.num_rows

@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import json
+import random
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.pack import PackPlan, best_fit_packs, exact_fit_packs, order_packs, pack_lengths
+from pipeline.pack import PackPlan, Run, best_fit_packs, count_packs, exact_fit_packs, order_packs, pack_lengths
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k.jsonl"
 
@@ -27,7 +28,8 @@ def packings(draw: st.DrawFn) -> tuple[Lengths, int]:
     seq_len = draw(st.integers(1, 60))
     shortest = draw(st.integers(1, seq_len))
     lengths = draw(st.lists(st.integers(shortest, seq_len), max_size=80))
-    return np.array(lengths, np.int64), seq_len
+    times = draw(st.sampled_from([1, 1, 2, 7, 40]))  # many of a length make runs of equal packs
+    return np.array(lengths * times, np.int64), seq_len
 
 
 def packs_of(plan: PackPlan) -> list[list[int]]:
@@ -44,6 +46,52 @@ def slow_best_fit(lengths: list[int], seq_len: int) -> list[int]:
         else:
             rooms.append(seq_len - length)
     return rooms
+
+
+def packs_of_runs(runs: list[Run]) -> list[list[int]]:
+    return [run.lengths for run in runs for _ in range(run.packs)]
+
+
+def slow_exact_fit(lengths: list[int], seq_len: int) -> list[list[int]]:
+    """The lengths in each pack, one document at a time, by looking at every pair of those that are left."""
+    left = Counter(lengths)
+    packs: list[list[int]] = []
+    while +left:
+        pack: list[int] = []
+        while fitting := [length for length in +left if length <= seq_len - sum(pack)]:
+            rest = seq_len - sum(pack)
+            longer = max((each for each in +left if left[rest - each] > 0 and 2 * each >= rest), default=0)
+            if longer and max(fitting) < rest and (2 * longer > rest or left[longer] > 1):
+                pack += [longer, rest - longer]
+                left.subtract([longer, rest - longer])
+                break
+            pack.append(max(fitting))
+            left[max(fitting)] -= 1
+        packs.append(pack)
+    return packs
+
+
+@settings(deadline=None)
+@given(packings())
+@example((np.array([7] * 9 + [3] * 5 + [2] * 9), 10))
+def test_runs_of_packs_are_the_packs_made_one_by_one(case: tuple[Lengths, int]) -> None:
+    lengths, seq_len = case
+    runs = exact_fit_packs(Counter(lengths.tolist()), seq_len)
+    assert packs_of_runs(runs) == slow_exact_fit(lengths.tolist(), seq_len)
+    assert count_packs(runs) == len(packs_of_runs(runs))
+
+
+def test_many_documents_of_few_lengths_are_few_runs() -> None:
+    counts = {1500: 10_000, 548: 10_000, 700: 30_000, 648: 30_000}
+    assert len(exact_fit_packs(counts, 2048)) < 20
+    assert len(best_fit_packs(counts, 2048)) < 20
+
+
+@given(packings(), st.randoms())
+def test_packs_in_another_order_are_the_same_packs(case: tuple[Lengths, int], rng: random.Random) -> None:
+    plan = pack_lengths(*case)
+    order = rng.sample(range(len(plan)), len(plan))
+    assert packs_of(plan.in_order(np.array(order, np.int64))) == [packs_of(plan)[pack] for pack in order]
 
 
 @given(packings())
@@ -72,7 +120,7 @@ def test_never_more_packs_than_best_fit_decreasing(case: tuple[Lengths, int]) ->
 def test_best_fit_on_counts_is_best_fit_one_by_one(case: tuple[Lengths, int]) -> None:
     lengths, seq_len = case
     packs = best_fit_packs(Counter(lengths.tolist()), seq_len)
-    rooms = sorted(seq_len - sum(pack) for pack in packs)
+    rooms = sorted(seq_len - sum(pack) for pack in packs_of_runs(packs))
     assert rooms == sorted(slow_best_fit(lengths.tolist(), seq_len))
 
 
@@ -101,7 +149,7 @@ def test_the_last_places_are_filled_exactly() -> None:
 
 def test_best_fit_is_taken_where_it_needs_fewer_packs() -> None:
     lengths = [16, 12, 10, 9, 9, 5, 3, 3]
-    assert len(exact_fit_packs(dict(Counter(lengths)), 23)) == 4
+    assert count_packs(exact_fit_packs(dict(Counter(lengths)), 23)) == 4
     assert len(pack_lengths(np.array(lengths), 23)) == 3
 
 

@@ -1,5 +1,6 @@
 """A source that changes or is damaged stops the build with a word that helps."""
 
+import errno
 import gzip
 import os
 import pickle
@@ -16,6 +17,8 @@ from pipeline.blocks import Unit
 from pipeline.config import BuildConfig
 from pipeline.plan import SourcePlan, plan_sources
 from pipeline.readers import SourceChanged, check_unchanged, read_blocks
+from pipeline.readers.files import reading
+from pipeline.readers.stream import CHUNK, read_chunks
 from schemas.errors import ConfigError, DatasetError
 
 LINE = b'{"text": "hello"}\n'
@@ -133,6 +136,27 @@ def test_a_zstd_window_has_a_limit(tmp_path: Path) -> None:
     (tmp_path / "wide.txt.zst").write_bytes(compressor.compress(BIG) + compressor.flush())
     with pytest.raises(DatasetError, match=r"wide\.txt\.zst.*memory"):
         count_rows(plan(tmp_path / "wide.txt.zst").units)
+
+
+def test_a_zstd_file_may_expand_without_bounds(tmp_path: Path) -> None:
+    (tmp_path / "zeros.txt.zst").write_bytes(zstandard.compress(bytes(2**28)))
+    (file,) = plan(tmp_path / "zeros.txt.zst").files
+    total, before, peak = 0, pa.total_allocated_bytes(), 0
+    for chunk in read_chunks(file):
+        assert len(chunk) <= CHUNK
+        total += len(chunk)
+        peak = max(peak, pa.total_allocated_bytes())
+    assert total == 2**28
+    assert peak - before < 2**24
+
+
+def test_an_error_of_the_store_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(LINE))
+    (file,) = plan(tmp_path / "a.txt.gz").files
+    with pytest.raises(OSError, match="Input/output error"), reading(file, OSError):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(DatasetError, match="damaged"), reading(file, OSError):
+        pa.CompressedInputStream(pa.BufferReader(b"junk"), "gzip").read()
 
 
 def test_zstd_skippable_frames_are_skipped(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import tracemalloc
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.blocks import RowBlock, SourceFile, Stretch, Unit
 from pipeline.readers import read_blocks
-from pipeline.readers.lines import lines_between, split_lines
+from pipeline.readers.lines import cut_lines, lines_between
 from schemas.rejects import Reason
 
 NO_LIMIT = 2**40
@@ -104,7 +105,7 @@ def test_skipping_changes_no_other_block(scratch: Path, text: str, block_bytes: 
 )
 def test_any_chunks_give_the_same_lines(data: bytes, chunk: int, limit: int) -> None:
     chunks = (data[at : at + chunk] for at in range(0, len(data), chunk))
-    lines = list(split_lines(chunks, 0, NO_LIMIT, limit))
+    lines = list(chain.from_iterable(cut_lines(chunks, 0, NO_LIMIT, limit)))
     assert sum(line.size for line in lines) == len(data)
     ended = data.split(b"\n") if not data.endswith(b"\n") else data.split(b"\n")[:-1]
     assert [line.data for line in lines] == [line if len(line) <= limit else None for line in (ended if data else [])]
@@ -182,7 +183,7 @@ class EndlessLine(io.RawIOBase):
 
 
 def read_stream(stream: EndlessLine, start: int, end: int) -> Iterator[tuple[int, int, bytes | None]]:
-    return (tuple(line) for line in lines_between(stream, start, end, 2**20))
+    return (tuple(line) for lines in lines_between(stream, start, end, 2**20) for line in lines)
 
 
 def test_an_overlong_line_is_not_held() -> None:

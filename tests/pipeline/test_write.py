@@ -18,7 +18,7 @@ from pipeline.assemble import PackedBlock, PackSettings, pack_documents
 from pipeline.block_info import BlockInfo
 from pipeline.blocks import BlockKey
 from pipeline.token_block import TokenBlock
-from pipeline.write import channels_by_source, tokens_per_pack, write_block
+from pipeline.write import channels_by_source, count_bytes, tokens_per_pack, write_block
 from schemas.channels import LEGAL
 from schemas.rejects import Reason, Reject
 from schemas.shard import Packs, ShardMeta, map_shard
@@ -89,6 +89,11 @@ def test_channels_by_source_is_what_a_loop_counts(seed: int, documents: int) -> 
     assert found == slow_channels(packs)
     assert all(list(histogram) == sorted(histogram, key=int) for histogram in found.values())
     assert sum(sum(histogram.values()) for histogram in found.values()) == packs.doc_lengths.sum()
+
+
+@given(st.binary(max_size=9))
+def test_bytes_are_counted(data: bytes) -> None:
+    assert {byte: count for byte, count in enumerate(count_bytes(data).tolist()) if count} == Counter(data)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30))
