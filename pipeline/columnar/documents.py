@@ -40,7 +40,7 @@ class SheetEncoder:
 
     def encode(self, assigned: Assigned, rows: PlainRows) -> tuple[DocumentTokens, Indices]:
         """The tokens of the documents, and the rows that sheets cannot write: an added token in their text, a text that
-        is empty or not in the normal form. Raises EncodingFailed."""
+        is empty or not in the normal form. Raises EncodingFailed and BytesDiffer."""
         written = write_documents(assigned.sheets, assigned.sheet, assigned.first, rows.texts)
         return encode_documents(written, self.batch), np.unique(assigned.row[self._doubtful(written)])
 

@@ -34,6 +34,8 @@ def check_sample(
 ) -> EngineDifference | None:
     """A text that the engine encodes otherwise than the reference. `tokenize` is the reference, without replay. Raises
     ReplayDiffers for any other difference."""
+    if written.difference:
+        return written.difference
     for row in sampled_rows(block, written).tolist():
         try:
             different = difference(written.tokens_of(row), tokenize(block.documents[row]))

@@ -11,6 +11,7 @@ from pipeline.columnar.documents import Indices
 from pipeline.columnar.rules import Kept
 from pipeline.columnar.sheet import SheetTable
 from pipeline.columnar.tokens import DocumentTokens
+from pipeline.encoders.compare import EngineDifference
 from pipeline.turns import TurnAudit
 from schemas.channels import NO_LOSS
 from schemas.rejects import Reason
@@ -21,7 +22,8 @@ Layouts = Mapping[int, list[DocumentLayout] | None]
 
 @dataclass(frozen=True, slots=True)
 class SheetTokens:
-    """`row` int64[K] is the row of each kept document; `rejects` are rows with a reason and its detail."""
+    """`row` int64[K] is the row of each kept document; `rejects` are rows with a reason and its detail. `difference`: a
+    text of which the engine has lost bytes."""
 
     tokens: DocumentTokens
     kept: Kept
@@ -30,6 +32,7 @@ class SheetTokens:
     left: Layouts
     rejects: list[tuple[int, Reason, str]] = field(default_factory=list)
     turns: TurnAudit = field(default_factory=TurnAudit)
+    difference: EngineDifference | None = None
 
     @property
     def truncated(self) -> int:
@@ -65,10 +68,10 @@ class SheetTokens:
             yield Turn(message, begin, end, bool(table.turn_served[at]), dropped)
 
 
-def nothing_written(left: Layouts) -> SheetTokens:
+def nothing_written(left: Layouts, difference: EngineDifference | None = None) -> SheetTokens:
     none = np.zeros(0, np.int64)
     tokens = DocumentTokens(
         none.astype(np.int32), none.astype(np.uint8), np.zeros(1, np.int64), none, none, none, none, none
     )
     kept = Kept(none, none, none, none, none.astype(np.bool_), [], none)
-    return SheetTokens(tokens, kept, SheetTable([]), none, left)
+    return SheetTokens(tokens, kept, SheetTable([]), none, left, difference=difference)

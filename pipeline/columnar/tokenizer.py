@@ -14,8 +14,9 @@ from pipeline.columnar.documents import Assigned, Indices, SheetEncoder
 from pipeline.columnar.layout_sheet import LayoutSheets
 from pipeline.columnar.rules import Rules, keep_documents
 from pipeline.columnar.sheet import Sheet, SheetTable
-from pipeline.columnar.sheet_tokens import SheetTokens, nothing_written
+from pipeline.columnar.sheet_tokens import Layouts, SheetTokens, nothing_written
 from pipeline.columnar.text_sheet import text_sheet
+from pipeline.columnar.tokens import BytesDiffer
 from pipeline.columnar.written import write_documents
 from pipeline.config import ControlMode
 from pipeline.convert.plain import TEXT, MixedDocuments, PlainRows, PlainRowsBuilder
@@ -61,10 +62,15 @@ class SheetTokenizer:
         self._assign_plain(plain, draft)
         self._assign_others(block, plain, draft)
         assigned = draft.assigned()
+        everything: Layouts = dict.fromkeys(range(len(block.documents)))
         try:
             tokens, doubtful = self._encoder.encode(assigned, plain)
         except EncodingFailed:  # the reference says which row it is
-            return nothing_written(dict.fromkeys(range(len(block.documents))))
+            return nothing_written(everything)
+        except BytesDiffer as error:
+            row = int(assigned.row[error.document])
+            place = block.sources[row], block.positions[row]
+            return nothing_written(everything, self.compare_engines(block.documents[row], place))
         trained = np.flatnonzero(self._rules.trained[tokens.channel])
         kept = keep_documents(assigned, tokens, trained, doubtful, self._rules)
         draft.left |= dict.fromkeys(kept.left.tolist())

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.columnar.written import Written
-from pipeline.encoders.base import EncodingFailed
 from pipeline.encoders.batch import BatchEncoder, EncodedBatch, Strings
 from schemas.channels import NO_LOSS
 
@@ -32,8 +31,16 @@ class DocumentTokens:
         return len(self.offsets) - 1
 
 
+class BytesDiffer(Exception):
+    """The ids of a text do not have its bytes. `document` is the first with such a text."""
+
+    def __init__(self, document: int) -> None:
+        super().__init__(f"document {document}")
+        self.document = document
+
+
 def encode_documents(written: Written, encoder: BatchEncoder) -> DocumentTokens:
-    """Raises EncodingFailed."""
+    """Raises EncodingFailed and BytesDiffer."""
     table, at = written.table, written.at
     token = table.token[at]
     is_text = token < 0
@@ -75,8 +82,9 @@ def _encode_segments(written: Written, encoder: BatchEncoder) -> tuple[EncodedBa
     ends: npt.NDArray[np.signedinteger] = np.cumsum(sizes[encoded.ids], dtype=width)
     np.add(ends, offsets[0], out=ends, casting="same_kind")
     last = encoded.offsets[1:] - 1
-    if not np.array_equal(np.where(last < 0, offsets[0], ends[last]), offsets[1:]):
-        raise EncodingFailed(f"{encoder.name} lost or added bytes of a text")
+    wrong = np.flatnonzero(np.where(last < 0, offsets[0], ends[last]) != offsets[1:])
+    if len(wrong):
+        raise BytesDiffer(int(written.documents_of(written.segments[wrong[:1]])[0]))
     return encoded, ends
 
 

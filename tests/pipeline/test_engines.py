@@ -10,10 +10,8 @@ from engines import TOKENIZERS, liar, missing
 from model_folders import load_once, package_file
 from rich.console import Console
 
-from pipeline import transforms
-from pipeline.blocks import DocumentBlock
-from pipeline.build_plan import BuildPlan
 from pipeline.cli import main
+from pipeline.columnar import sample
 from pipeline.config import load_config
 from pipeline.encoders import engines
 from pipeline.encoders.base import Encoder, EncodingFailed
@@ -21,9 +19,6 @@ from pipeline.encoders.batch import BatchEncoder, EncodedBatch, Strings
 from pipeline.encoders.compare import compare_ids
 from pipeline.encoders.engines import EngineChoice, choose_engine
 from pipeline.launch import BuildResult, build
-from pipeline.recipe import load_tools
-from pipeline.tokenize import TokenBlock
-from schemas.conversation import Conversation
 from schemas.errors import ConfigError, DatasetError
 
 QWEN = TOKENIZERS["Qwen 2.5"]
@@ -137,29 +132,13 @@ def test_an_id_too_few_is_a_difference() -> None:
 WORD = "zebra"
 
 
-def _tokenize_and_compare(block: DocumentBlock, plan: BuildPlan) -> TokenBlock:
-    """What the blocks of a build do on a sample of their rows, here on all of them."""
-    made = TOKENIZE(block, plan)
-    tools = load_tools(plan.recipe)
-    assert tools.batch is not None
-    assert tools.reference is not None
-    conversations = [document for document in block.documents if isinstance(document, Conversation)]
-    texts = Strings.of("\n".join(message.content or "" for message in each.messages) for each in conversations)
-    places = list(zip(block.sources, block.positions, strict=True))
-    made.difference = compare_ids(texts, places, tools.batch.encode(texts), tools.reference)
-    return made
-
-
-TOKENIZE = transforms._tokenize
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Rows of which one has the word on which the stand-in is wrong."""
     odd = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"a {WORD}"}]}
     write_jsonl(tmp_path / "rows.jsonl", [*small_rows(40), odd, *small_rows(40, seed=1)])
     write_config(tmp_path, block_bytes="8KiB", certify="none")
-    monkeypatch.setattr(transforms, "_tokenize", _tokenize_and_compare)
+    monkeypatch.setattr(sample, "CHECKED_ONE_IN", 1)  # all rows are of the sample
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
