@@ -15,9 +15,8 @@ from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig
 from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
-from pipeline.recipe import Recipe, Tools, keep_tools, make_dataset_id, make_recipe, make_tools
+from pipeline.recipe import Recipe, Tools, load_recipe, make_dataset_id
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
 from schemas.store import Folder
@@ -66,11 +65,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     """Reads the tokenizer and lists the sources; writes nothing. Raises ConfigError."""
     if config.output.startswith("memory://"):
         raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
-    tokenizer = load_tokenizer(config.tokenizer)
-    recipe = make_recipe(config, tokenizer)
-    tools = make_tools(recipe, tokenizer)
-    keep_tools(recipe, tools)
-    formatter = tools.formatter
+    recipe, tools = load_recipe(config)
+    tokenizer, formatter = tools.tokenizer, tools.formatter
     sources = plan_sources(config)
     return BuildPlan(
         recipe=recipe,

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -115,20 +114,24 @@ def _positive(text: str) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from rich.console import Console
+    from pipeline.worker_pool import started_pool
 
-    from pipeline.config import load_config
-    from pipeline.launch import build
-    from pipeline.report import print_summary
+    with started_pool(args.runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
+        from rich.console import Console
 
-    result = build(
-        load_config(args.config, args.overrides),
-        runner=args.runner,
-        workers=args.workers,
-        beam_args=args.beam_args,
-        console=Console(stderr=True),
-        debug=args.debug,
-    )
+        from pipeline.config import load_config
+        from pipeline.launch import build
+        from pipeline.report import print_summary
+
+        result = build(
+            load_config(args.config, args.overrides),
+            runner=args.runner,
+            workers=args.workers,
+            beam_args=args.beam_args,
+            console=Console(stderr=True),
+            debug=args.debug,
+            pool=pool,
+        )
     print_summary(result, Console())
     return BUILT
 
@@ -203,13 +206,11 @@ def _certify(args: argparse.Namespace) -> int:
 
 
 def run() -> None:
-    """The console script: main(), and no waiting for threads that Beam has left behind."""
+    """The console script: main(), and no waiting for threads that Beam has left behind, or for modules to be cleared."""
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if threading.active_count() > 1:
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """`packline build`: from a config to a published data set. `build(config)` is the same as a Python call."""
 
+import contextlib
 import platform
 import secrets
 import time
@@ -17,7 +18,8 @@ from pipeline.existing import find_published
 from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
-from pipeline.runner import DEFAULT_RUNNER, default_workers, run_beam
+from pipeline.runner import run_beam
+from pipeline.worker_pool import DEFAULT_RUNNER, WorkerPool, default_workers, started_pool
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest, load_manifest
 from schemas.store import Folder
@@ -46,8 +48,9 @@ def build(
     beam_args: Sequence[str] = (),
     console: Console | None = None,
     debug: bool = False,
+    pool: WorkerPool | None = None,
 ) -> BuildResult:
-    """Build the data set that a config describes, or find it built.
+    """Build the data set that a config describes, or find it built. `pool` are processes that were started before.
 
     Raises ConfigError for a config that cannot be used, found before Beam starts; BudgetExceeded where too many rows
     were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
@@ -56,22 +59,23 @@ def build(
     if not isinstance(config, BuildConfig):
         config = load_config(Path(config))
     console = console or Console(stderr=True, quiet=True)
-    plan = plan_build(config)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False)
-    workers = default_workers(len(plan.units)) if workers is None else workers
-    published = find_published(plan)
-    if published is None:
+    with started_pool(runner, workers, debug=debug) if pool is None else contextlib.nullcontext(pool) as pool:
+        if pool is not None:
+            pool.prepare(config)
+        plan = plan_build(config)
+        for warning in plan.warnings:
+            console.print(f"warning: {warning}", highlight=False, markup=False)
+        workers = default_workers(len(plan.units)) if workers is None else workers
+        published = find_published(plan)
+        if published is not None:
+            return BuildResult(published, plan, False, time.monotonic() - began, workers)
         for warning in check_first_rows(plan):
             console.print(f"warning: {warning}", highlight=False, markup=False)
         check_writable(plan.output)
-        _run(plan, runner, workers, beam_args, console, debug)
-        published = load_manifest(plan.output)
-        seconds = time.monotonic() - began
-        result = BuildResult(published, plan, True, seconds, workers)
-        _write_run_facts(result, runner)
-        return result
-    return BuildResult(published, plan, False, time.monotonic() - began, workers)
+        _run(plan, runner, workers, beam_args, console, pool, debug)
+    result = BuildResult(load_manifest(plan.output), plan, True, time.monotonic() - began, workers)
+    _write_run_facts(result, runner)
+    return result
 
 
 def check_writable(output: Folder) -> None:
@@ -84,10 +88,18 @@ def check_writable(output: Folder) -> None:
         raise ConfigError(f"output: {output.shown} cannot be written: {error.strerror or error}") from error
 
 
-def _run(plan: BuildPlan, runner: str, workers: int, beam_args: Sequence[str], console: Console, debug: bool) -> None:
+def _run(
+    plan: BuildPlan,
+    runner: str,
+    workers: int,
+    beam_args: Sequence[str],
+    console: Console,
+    pool: WorkerPool | None,
+    debug: bool,
+) -> None:
     try:
         with shown_progress(plan, console):
-            run_beam(plan, runner, workers, beam_args, debug=debug)
+            run_beam(plan, runner, workers, beam_args, pool if workers > 1 else None, debug=debug)
     except BlockFailure as failure:
         if failure.kind == "budget":
             raise BudgetExceeded(failure.message) from failure

@@ -149,6 +149,15 @@ def keep_tools(recipe: Recipe, tools: Tools) -> None:
         _loaded[recipe.id] = tools
 
 
+def load_recipe(config: BuildConfig) -> tuple[Recipe, Tools]:
+    """The recipe of a config; its tools are kept for this process. Raises ConfigError."""
+    tokenizer = load_tokenizer(config.tokenizer)
+    recipe = make_recipe(config, tokenizer)
+    tools = make_tools(recipe, tokenizer)
+    keep_tools(recipe, tools)
+    return recipe, tools
+
+
 def load_tools(recipe: Recipe) -> Tools:
     """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
     with _loading:
