@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
 
@@ -114,8 +115,6 @@ def _positive(text: str) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from pipeline.worker_pool import started_pool
-
     with started_pool(args.runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
         from rich.console import Console
 
@@ -206,7 +205,8 @@ def _certify(args: argparse.Namespace) -> int:
 
 
 def run() -> None:
-    """The console script: main(), and no waiting for threads that Beam has left behind, or for modules to be cleared."""
+    """The console script: main(), and no waiting for what is left behind: Beam's threads, all the modules."""
+    collect_rarely()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,9 +1,7 @@
 """`packline build`: from a config to a published data set. `build(config)` is the same as a Python call."""
 
 import contextlib
-import platform
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from pipeline.existing import find_published
 from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
+from pipeline.run_facts import RunFacts
 from pipeline.runner import run_beam
 from pipeline.worker_pool import DEFAULT_RUNNER, WorkerPool, default_workers, started_pool
 from schemas.errors import ConfigError, DatasetError
@@ -32,12 +31,8 @@ class BuildResult:
     manifest: Manifest
     plan: BuildPlan
     built: bool
-    seconds: float
     workers: int
-
-    @property
-    def input_bytes(self) -> int:
-        return sum(file.size for file in self.plan.files)
+    facts: RunFacts
 
 
 def build(
@@ -55,7 +50,7 @@ def build(
     Raises ConfigError for a config that cannot be used, found before Beam starts; BudgetExceeded where too many rows
     were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
     """
-    began = time.monotonic()
+    facts = RunFacts()
     if not isinstance(config, BuildConfig):
         config = load_config(Path(config))
     console = console or Console(stderr=True, quiet=True)
@@ -68,12 +63,14 @@ def build(
         workers = default_workers(len(plan.units)) if workers is None else workers
         published = find_published(plan)
         if published is not None:
-            return BuildResult(published, plan, False, time.monotonic() - began, workers)
+            return BuildResult(published, plan, False, workers, facts)
         for warning in check_first_rows(plan):
             console.print(f"warning: {warning}", highlight=False, markup=False)
         check_writable(plan.output)
-        _run(plan, runner, workers, beam_args, console, pool, debug)
-    result = BuildResult(load_manifest(plan.output), plan, True, time.monotonic() - began, workers)
+        with shown_progress(plan, console, facts):
+            _run(plan, runner, workers, beam_args, pool if workers > 1 else None, debug=debug)
+        facts.published = plan.state.published()
+    result = BuildResult(load_manifest(plan.output), plan, True, workers, facts)
     _write_run_facts(result, runner)
     return result
 
@@ -89,17 +86,10 @@ def check_writable(output: Folder) -> None:
 
 
 def _run(
-    plan: BuildPlan,
-    runner: str,
-    workers: int,
-    beam_args: Sequence[str],
-    console: Console,
-    pool: WorkerPool | None,
-    debug: bool,
+    plan: BuildPlan, runner: str, workers: int, beam_args: Sequence[str], pool: WorkerPool | None, *, debug: bool
 ) -> None:
     try:
-        with shown_progress(plan, console):
-            run_beam(plan, runner, workers, beam_args, pool if workers > 1 else None, debug=debug)
+        run_beam(plan, runner, workers, beam_args, pool, debug=debug)
     except BlockFailure as failure:
         if failure.kind == "budget":
             raise BudgetExceeded(failure.message) from failure
@@ -110,16 +100,8 @@ def _run(
 
 def _write_run_facts(result: BuildResult, runner: str) -> None:
     """`runs/`: facts of this run that are no part of the data set."""
+    manifest = result.manifest
+    told = {"id": manifest.id, "runner": runner, "workers": result.workers, "engine": manifest.tokenizer.engine}
+    data = orjson.dumps(told | result.facts.as_json(), option=orjson.OPT_INDENT_2)
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    facts = {
-        "id": result.manifest.id,
-        "finished": now,
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "runner": runner,
-        "workers": result.workers,
-        "seconds": round(result.seconds, 3),
-        "input_bytes": result.input_bytes,
-        "megabytes_per_second": round(result.input_bytes / 1e6 / result.seconds, 3),
-    }
-    result.plan.output.write(f"runs/{now}.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+    result.plan.output.write(f"runs/{now}.json", data)

@@ -8,6 +8,7 @@ Where a worker fails it ends, too, and no worker outlives it.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import pickle
@@ -15,10 +16,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.worker_pool import DEBUG_VARIABLE
+from pipeline.worker_pool import DEBUG_VARIABLE, collect_rarely
+
+if TYPE_CHECKING:
+    from pipeline.config import BuildConfig
 
 _workers: set[int] = set()
 """Process ids."""
@@ -29,7 +34,9 @@ def main() -> None:
         logging.disable(logging.CRITICAL)
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the harness prints tracebacks there; ours go to the launcher
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launching process gets it as well, and ends this one
+    collect_rarely()
     _preload()
+    gc.freeze()  # a collection would write to every object, and no page would be shared any longer
     signal.signal(signal.SIGCHLD, _look_at_workers)
     parent = os.getpid()
     with contextlib.suppress(EOFError):
@@ -47,10 +54,35 @@ def _preload() -> None:
     import apache_beam.runners.worker.sdk_worker_main  # noqa: F401
 
     import pipeline.transforms  # noqa: F401
+
+    config = pickle.load(sys.stdin.buffer)
+    with contextlib.suppress(Exception):  # what is wrong with a config the launching process says
+        _load_tools(config)
+
+
+def _load_tools(config: "BuildConfig") -> None:
+    from pipeline.certify.oracle import load_oracle
+    from pipeline.certify.planned import plan_certificate
+    from pipeline.config import Custom
     from pipeline.recipe import load_recipe
 
-    with contextlib.suppress(Exception):  # what is wrong with a config the launching process says
-        load_recipe(pickle.load(sys.stdin.buffer))
+    recipe, tools = load_recipe(config)
+    certificate = plan_certificate(config, tools.tokenizer.kind)
+    is_own_code = any(isinstance(source.transform, Custom) for source in config.sources)
+    if certificate is not None and not is_own_code:
+        with _without_torch():
+            load_oracle(recipe, tools, certificate)
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """transformers would load torch, for seconds, and tokenize without it. It remembers that there is none: no place for
+    a user's own code."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def _look_at_workers(_number: int, _frame: FrameType | None) -> None:

@@ -1,13 +1,13 @@
 """Hugging Face's `tokenizers`: the tokenizer.json of a model folder."""
 
 import copy
-import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from tokenizers import Tokenizer
 
 from pipeline.encoders.base import AddedToken, Encoded, TokenSpan, set_controls, tile
@@ -21,7 +21,7 @@ class HuggingFaceEncoder:
     def __init__(self, tokenizer_json: str, eos_id: int | None) -> None:
         """Raises ConfigError for added tokens that `tokenizers` numbers otherwise than the file."""
         self._source = tokenizer_json
-        document = json.loads(tokenizer_json)
+        document = orjson.loads(tokenizer_json)
         self._unknown = document["model"].get("unk_token")
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from pipeline.config import Tokenizer as TokenizerConfig
 from pipeline.encoders.huggingface import HuggingFaceEncoder, read_added_tokens
 from pipeline.encoders.loaded import LoadedTokenizer, configured_tokens
@@ -30,7 +32,7 @@ def load_huggingface(folder: Folder, config: TokenizerConfig, given: GivenTokens
             f"tokenizer.path: {without_secrets(config.path)} has no tokenizer.json; write one with "
             "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...), or give the rank or .model file"
         )
-    document = json.loads(files["tokenizer.json"])
+    document = orjson.loads(files["tokenizer.json"])
     own_size = _vocabulary_size(document)
     if given.tokens:
         files |= _with_given(files, document, given)
@@ -47,7 +49,7 @@ def load_huggingface(folder: Folder, config: TokenizerConfig, given: GivenTokens
     template = files.get("chat_template.jinja")
     return LoadedTokenizer(
         kind="huggingface",
-        encoder=HuggingFaceEncoder(json.dumps(document), eos),
+        encoder=HuggingFaceEncoder(orjson.dumps(document).decode(), eos),
         files=files,
         special_tokens=special,
         stop_ids=tuple(stop_ids),
