@@ -76,7 +76,7 @@ def _load_tools(config: "BuildConfig") -> None:
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """transformers would load torch, for seconds, and tokenize without it. It remembers that there is none: no place for
+    """transformers would load torch, for seconds, and tokenize without it. It remembers that there is none: so not for
     a user's own code."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
