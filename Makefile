@@ -51,7 +51,7 @@ format: setup  ## format the code, and write the JSON Schemas anew
 	$(BIN)/python tests/json_schemas.py
 
 bench: setup  ## measure, as ratios in one run
-	$(BIN)/python tests/benchmarks/prepare.py
+	$(BIN)/python tests/benchmarks/prepare.py --peers
 
 bench-train: setup  ## measure the trainer: loader, start, memory, step
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loader.py

@@ -3,8 +3,9 @@
 import posixpath
 from collections.abc import Iterable
 from dataclasses import fields
+from datetime import datetime
 
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from pipeline.blocks import BlockKey, Unit
 from pipeline.encoders.compare import EngineDifference
@@ -14,6 +15,8 @@ from schemas.manifest import Certificate, Count, Histogram, Record, RejectFile, 
 from schemas.recipe import canonical_sha256
 from schemas.rejects import Reason
 from schemas.store import Folder
+
+_PUBLISHED = "published"
 
 
 class BlockInfo(Record):
@@ -57,6 +60,8 @@ class BlockState(Record):
     info: BlockInfo
     process: str  # HOST:PID of the worker
     peak_memory: Count  # bytes resident in the worker at its peak so far
+    begun: AwareDatetime  # when its reading began
+    finished: AwareDatetime  # when its files were there
 
 
 def unit_sha256(unit: Unit) -> str:
@@ -75,8 +80,12 @@ class StateStore:
         self.output = output
         self.folder = posixpath.join("state", f"{recipe_id}-{engine}")
 
-    def begin(self, key: BlockKey, input_bytes: int) -> None:
-        self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), str(input_bytes).encode())
+    def begin(self, key: BlockKey, begun: datetime) -> None:
+        self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), begun.isoformat().encode())
+
+    def begun(self, key: BlockKey) -> datetime:
+        """When the block was begun, by the latest attempt."""
+        return datetime.fromisoformat(self.output.read(posixpath.join(self.folder, f"{key.name}.begun")).decode())
 
     def finish(self, state: BlockState) -> None:
         """Raises DatasetError where an earlier attempt at this block came out differently. Its certificate may have:
@@ -104,6 +113,13 @@ class StateStore:
         if state is None or state.info.unit_sha256 != unit_sha256(unit):
             return None
         return state if are_there(self.output, state.info.files) else None
+
+    def mark_published(self, at: datetime) -> None:
+        self.output.write(posixpath.join(self.folder, _PUBLISHED), at.isoformat().encode())
+
+    def published(self) -> datetime:
+        """When the manifest was written, or seen to be there. Raises FileNotFoundError where no run came to that."""
+        return datetime.fromisoformat(self.output.read(posixpath.join(self.folder, _PUBLISHED)).decode())
 
     def names(self) -> list[str]:
         return [posixpath.basename(name) for name in self.output.names(self.folder)]

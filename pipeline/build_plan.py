@@ -16,9 +16,8 @@ from pipeline.config import BuildConfig, EngineSetting
 from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.engines import EngineChoice, choose_engine
-from pipeline.encoders.load import load_tokenizer
 from pipeline.plan import plan_sources
-from pipeline.recipe import Recipe, Tools, keep_tools, load_tools, make_dataset_id, make_recipe, make_tools
+from pipeline.recipe import Recipe, Tools, keep_tools, load_recipe, load_tools, make_dataset_id
 from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
@@ -69,11 +68,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     chooses another. Raises ConfigError."""
     if config.output.startswith("memory://"):
         raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
-    tokenizer = load_tokenizer(config.tokenizer)
-    recipe = make_recipe(config, tokenizer)
-    tools = make_tools(recipe, tokenizer)
-    keep_tools(recipe, tools)
-    formatter = tools.formatter
+    recipe, tools = load_recipe(config)
+    tokenizer, formatter = tools.tokenizer, tools.formatter
     sources = plan_sources(config)
     return BuildPlan(
         recipe=recipe,

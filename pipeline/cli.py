@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
 
@@ -115,20 +115,22 @@ def _positive(text: str) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from rich.console import Console
+    with started_pool(args.runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
+        from rich.console import Console
 
-    from pipeline.config import load_config
-    from pipeline.launch import build
-    from pipeline.report import print_summary
+        from pipeline.config import load_config
+        from pipeline.launch import build
+        from pipeline.report import print_summary
 
-    result = build(
-        load_config(args.config, args.overrides),
-        runner=args.runner,
-        workers=args.workers,
-        beam_args=args.beam_args,
-        console=Console(stderr=True),
-        debug=args.debug,
-    )
+        result = build(
+            load_config(args.config, args.overrides),
+            runner=args.runner,
+            workers=args.workers,
+            beam_args=args.beam_args,
+            console=Console(stderr=True),
+            debug=args.debug,
+            pool=pool,
+        )
     print_summary(result, Console())
     return BUILT
 
@@ -204,13 +206,12 @@ def _certify(args: argparse.Namespace) -> int:
 
 
 def run() -> None:
-    """The console script: main(), and no waiting for threads that Beam has left behind."""
+    """The console script: main(), and no waiting for what is left behind: Beam's threads, all the modules."""
+    collect_rarely()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if threading.active_count() > 1:
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -240,7 +240,7 @@ class BuildConfig(Settings):
     loss_policy: PolicyField = DEFAULT_POLICY
     loss_weights: bool = False
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    block_bytes: ByteSize = 32 * 2**20
+    block_bytes: ByteSize = 16 * 2**20
     max_line_bytes: ByteSize = 64 * 2**20
     engine: EngineSetting = "auto"
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -1,8 +1,7 @@
 """`packline build`: from a config to a published data set. `build(config)` is the same as a Python call."""
 
-import platform
+import contextlib
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,9 @@ from pipeline.existing import find_published
 from pipeline.failures import BlockFailure, BudgetExceeded, EnginesDiffer
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
-from pipeline.runner import DEFAULT_RUNNER, default_workers, run_beam
+from pipeline.run_facts import RunFacts
+from pipeline.runner import run_beam
+from pipeline.worker_pool import DEFAULT_RUNNER, WorkerPool, default_workers, started_pool
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest, load_manifest
 from schemas.store import Folder
@@ -31,12 +32,8 @@ class BuildResult:
     manifest: Manifest
     plan: BuildPlan
     built: bool
-    seconds: float
     workers: int
-
-    @property
-    def input_bytes(self) -> int:
-        return sum(file.size for file in self.plan.files)
+    facts: RunFacts
 
 
 def build(
@@ -47,38 +44,41 @@ def build(
     beam_args: Sequence[str] = (),
     console: Console | None = None,
     debug: bool = False,
+    pool: WorkerPool | None = None,
 ) -> BuildResult:
-    """Build the data set that a config describes, or find it built.
+    """Build the data set that a config describes, or find it built. `pool` are processes that were started before.
 
     Raises ConfigError for a config that cannot be used, found before Beam starts; BudgetExceeded where too many rows
     were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
     """
-    began = time.monotonic()
+    facts = RunFacts()
     if not isinstance(config, BuildConfig):
         config = load_config(Path(config))
     console = console or Console(stderr=True, quiet=True)
-    plan = plan_build(config)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False)
-    workers = default_workers(len(plan.units)) if workers is None else workers
-    published = find_published(plan)
-    if published is None:
+    with started_pool(runner, workers, debug=debug) if pool is None else contextlib.nullcontext(pool) as pool:
+        if pool is not None:
+            pool.prepare(config)
+        plan = plan_build(config)
+        for warning in plan.warnings:
+            console.print(f"warning: {warning}", highlight=False, markup=False)
+        workers = default_workers(len(plan.units)) if workers is None else workers
+        published = find_published(plan)
+        if published is not None:
+            return BuildResult(published, plan, False, workers, facts)
         plan, engine = with_engine(plan, config.engine)
         for warning in (*engine.warnings, *check_first_rows(plan)):
             console.print(f"warning: {warning}", highlight=False, markup=False)
         check_writable(plan.output)
-        run = partial(_run, runner=runner, workers=workers, beam_args=beam_args, console=console, debug=debug)
+        run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
         try:
             run(plan)
         except EnginesDiffer as error:
             plan = _without_fast_engine(plan, error, console)
             run(plan)
-        published = load_manifest(plan.output)
-        seconds = time.monotonic() - began
-        result = BuildResult(published, plan, True, seconds, workers)
-        _write_run_facts(result, runner)
-        return result
-    return BuildResult(published, plan, False, time.monotonic() - began, workers)
+        facts.published = plan.state.published()
+    result = BuildResult(load_manifest(plan.output), plan, True, workers, facts)
+    _write_run_facts(result, runner)
+    return result
 
 
 def check_writable(output: Folder) -> None:
@@ -91,10 +91,20 @@ def check_writable(output: Folder) -> None:
         raise ConfigError(f"output: {output.shown} cannot be written: {error.strerror or error}") from error
 
 
-def _run(plan: BuildPlan, runner: str, workers: int, beam_args: Sequence[str], console: Console, debug: bool) -> None:
+def _run(
+    runner: str,
+    workers: int,
+    beam_args: Sequence[str],
+    pool: WorkerPool | None,
+    console: Console,
+    facts: RunFacts,
+    plan: BuildPlan,
+    *,
+    debug: bool,
+) -> None:
     try:
-        with shown_progress(plan, console):
-            run_beam(plan, runner, workers, beam_args, debug=debug)
+        with shown_progress(plan, console, facts):
+            run_beam(plan, runner, workers, beam_args, pool, debug=debug)
     except BlockFailure as failure:
         if failure.kind == "budget":
             raise BudgetExceeded(failure.message) from failure
@@ -121,16 +131,8 @@ def _without_fast_engine(plan: BuildPlan, error: EnginesDiffer, console: Console
 
 def _write_run_facts(result: BuildResult, runner: str) -> None:
     """`runs/`: facts of this run that are no part of the data set."""
+    manifest = result.manifest
+    told = {"id": manifest.id, "runner": runner, "workers": result.workers, "engine": manifest.tokenizer.engine}
+    data = orjson.dumps(told | result.facts.as_json(), option=orjson.OPT_INDENT_2)
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    facts = {
-        "id": result.manifest.id,
-        "finished": now,
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "runner": runner,
-        "workers": result.workers,
-        "seconds": round(result.seconds, 3),
-        "input_bytes": result.input_bytes,
-        "megabytes_per_second": round(result.input_bytes / 1e6 / result.seconds, 3),
-    }
-    result.plan.output.write(f"runs/{now}.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+    result.plan.output.write(f"runs/{now}.json", data)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from pipeline.blocks import SourceFile, Stretch, Unit
@@ -52,9 +52,9 @@ def _cut(index: int, file: SourceFile, block_bytes: int) -> list[_Part]:
     if file.format == "parquet":
         pieces = list(_group_rows(row_group_bytes(file), block_bytes))
     elif _is_splittable(file):
-        starts = range(0, max(file.size, 1), block_bytes)
-        ends = [min(start + block_bytes, file.size) for start in starts]
-        pieces = [(start, end, end - start) for start, end in zip(starts, ends, strict=True)]
+        count = max(1, -(-file.size // block_bytes))  # as even as can be, so that no worker has more to do, or a rest
+        borders = [file.size * part // count for part in range(count + 1)]
+        pieces = [(start, end, end - start) for start, end in pairwise(borders)]
     else:
         pieces = [(0, file.size, file.size)]
     return [_Part(Stretch(index, file, start, end), size, len(pieces) == 1) for start, end, size in pieces]

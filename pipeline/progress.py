@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.block_info import BlockState, unit_sha256
 from pipeline.build_plan import BuildPlan
+from pipeline.run_facts import RunFacts
 
 
 @dataclass
@@ -27,10 +28,11 @@ class Seen:
 
 
 class StateReader:
-    """Adds up the states of finished blocks, reading each of them once."""
+    """Adds up the states of finished blocks, reading each of them once, and the facts of the run."""
 
-    def __init__(self, plan: BuildPlan) -> None:
+    def __init__(self, plan: BuildPlan, facts: RunFacts | None = None) -> None:
         self._plan = plan
+        self._facts = facts
         self._units = {unit.index: unit_sha256(unit) for unit in plan.units}
         self._read: set[str] = set()
         self.seen = Seen()
@@ -38,7 +40,7 @@ class StateReader:
     def look(self) -> Seen:
         store = self._plan.state
         for name in store.names():
-            if name not in self._read and (state := store.read(name)) is not None:
+            if name.endswith(".json") and name not in self._read and (state := store.read(name)) is not None:
                 self._read.add(name)
                 if self._units.get(state.info.unit) == state.info.unit_sha256:
                     self._add(state)
@@ -51,20 +53,25 @@ class StateReader:
         self.seen.rows += sum(info.rows.values())
         self.seen.tokens += sum(file.tokens for file in (info.shard, info.holdout) if file)
         self.seen.input_bytes += info.input_bytes
+        if self._facts is not None:
+            self._facts.add(state)
 
 
 @contextmanager
-def shown_progress(plan: BuildPlan, console: Console) -> Iterator[None]:
-    """A bar on a terminal; elsewhere a plain line every ten seconds in which something happened."""
+def shown_progress(plan: BuildPlan, console: Console, facts: RunFacts) -> Iterator[None]:
+    """A bar on a terminal; elsewhere a plain line every ten seconds in which something happened. At the end `facts` has
+    all blocks of the run."""
+    reader = StateReader(plan, facts)
     stop = threading.Event()
     show = _show_bar if console.is_terminal else _print_lines
-    thread = threading.Thread(target=show, args=(StateReader(plan), len(plan.units), console, stop), daemon=True)
+    thread = threading.Thread(target=show, args=(reader, len(plan.units), console, stop), daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+    reader.look()
 
 
 def _show_bar(reader: StateReader, units: int, console: Console, stop: threading.Event) -> None:

@@ -16,7 +16,8 @@ from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Custom, PromptTemplate, Text
 from pipeline.convert import module_source
-from pipeline.encoders.engines import make_batch_encoder
+from pipeline.encoders.batch import Strings
+from pipeline.encoders.engines import FAST_ENGINES, make_batch_encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.tokenize import DocumentTokenizer
@@ -164,6 +165,15 @@ def with_engine(tools: Tools, recipe: Recipe) -> Tools:
     return replace(tools, documents=documents, engine=recipe.engine)
 
 
+def load_fast_engine(recipe: Recipe, tools: Tools) -> None:
+    """Keep tools with the fast engine that a build most likely chooses. Raises EngineMissing."""
+    likely = replace(recipe, engine=next(iter(FAST_ENGINES)))
+    tools = with_engine(tools, likely)
+    if tools.documents.batch is not None:
+        tools.documents.batch.encode(Strings.of(["a"]))  # it is built at its first text
+    keep_tools(likely, tools)
+
+
 _loaded: dict[tuple[str, str], Tools] = {}
 """The tools of this process by recipe id and engine: of one recipe at a time."""
 _loading = threading.RLock()
@@ -176,9 +186,21 @@ def keep_tools(recipe: Recipe, tools: Tools) -> None:
         _loaded[recipe.id, recipe.engine] = tools
 
 
+def load_recipe(config: BuildConfig) -> tuple[Recipe, Tools]:
+    """The recipe of a config; its tools are kept for this process. Raises ConfigError."""
+    tokenizer = load_tokenizer(config.tokenizer)
+    recipe = make_recipe(config, tokenizer)
+    tools = make_tools(recipe, tokenizer)
+    keep_tools(recipe, tools)
+    return recipe, tools
+
+
 def load_tools(recipe: Recipe) -> Tools:
     """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
     with _loading:
+        others = next((tools for (known, _), tools in _loaded.items() if known == recipe.id), None)
+        if others is not None and others.engine != recipe.engine:
+            keep_tools(recipe, with_engine(others, recipe))
         if (recipe.id, recipe.engine) not in _loaded:
             tokenizer = load_tokenizer(recipe.config.tokenizer)
             if tokenizer.sha256 != recipe.tokenizer_sha256:

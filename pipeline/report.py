@@ -19,11 +19,21 @@ def print_summary(result: BuildResult, console: Console) -> None:
     console.print(f"{word}: {result.plan.output.shown} (data set {manifest.id[:12]})", highlight=False, markup=False)
     table = facts_table(manifest, result.plan.recipe.config.loss_policy)
     if result.built:
-        rate = result.input_bytes / 1e6 / result.seconds
-        table.add_row("time", f"{result.seconds:.1f} s, {rate:.2f} MB/s with {result.workers} worker(s)")
+        add_speed(table, result)
     console.print(table)
     for warning in turn_warnings(manifest):
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+
+
+def add_speed(table: Table, result: BuildResult) -> None:
+    """The rates of the blocks that this run computed: those of an earlier one cost it nothing."""
+    facts = result.facts
+    rate = facts.rate(facts.seconds)
+    table.add_row("time", f"{facts.seconds:.1f} s, {rate:.2f} MB/s with {result.workers} worker(s)")
+    if facts.blocks:
+        work = facts.work_seconds
+        table.add_row("  of it work", f"{work:.1f} s, {facts.rate(work):.2f} MB/s, {facts.input_bytes / 1e6:,.1f} MB")
+        table.add_row("memory", f"up to {facts.peak_memory / 2**20:,.0f} MiB a worker")
 
 
 def facts_table(manifest: Manifest, policy: LossPolicy) -> Table:

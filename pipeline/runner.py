@@ -3,41 +3,31 @@
 import contextlib
 import logging
 import os
-import shlex
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
 
+from pipeline.blocks import Unit
 from pipeline.build_plan import BuildPlan
 from pipeline.failures import BlockFailure, find_failure
-from pipeline.worker import DEBUG_VARIABLE
+from pipeline.worker_pool import SAFE, WorkerPool, beam_environment
 from schemas.errors import ConfigError
 
-DEFAULT_RUNNER = "FnApiRunner"
 GRACE_SECONDS = 15
 _LOSES_DATA = {"DaskRunner": "Beam's DaskRunner drops outputs (finish_bundle, side branches)"}
 
 
-def default_workers(units: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, units))
-
-
-def make_runner(name: str, workers: int, *, debug: bool) -> Any:
+def make_runner(name: str, pool: WorkerPool | None) -> Any:
     """The runner by name; the embedded one with worker processes of ours. Raises ConfigError where one loses data."""
     if name in _LOSES_DATA:
         raise ConfigError(f"--runner {name}: {_LOSES_DATA[name]}; use FnApiRunner, FlinkRunner, Spark or Dataflow")
-    if name != DEFAULT_RUNNER or workers == 1:
+    if pool is None:
         return _known_runner(name)
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-    from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-    os.environ[DEBUG_VARIABLE] = "1" if debug else ""
-    command = f"exec {shlex.quote(sys.executable)} -P -m pipeline.worker"
-    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+    return FnApiRunner(default_environment=beam_environment(pool))
 
 
 def _known_runner(name: str) -> Any:
@@ -49,24 +39,30 @@ def _known_runner(name: str) -> Any:
         raise ConfigError(f"--runner {name}: Beam has no such runner, or what it needs is not installed") from error
 
 
-def run_beam(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], *, debug: bool) -> None:
-    """Run the pipeline to its end. Raises BlockFailure where a worker failed or died."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # a user's own schemas.py must not be imported in the place of ours
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with _quiet_logs(debug), _stopped_children():
+def run_beam(
+    plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], pool: WorkerPool | None = None, *, debug: bool
+) -> None:
+    """Run the pipeline to its end, in worker processes of the pool if there is one. Raises BlockFailure where a worker
+    failed or died."""
+    os.environ.update(SAFE)
+    with _quiet_logs(debug), _quiet_threads(debug), _stopped_children():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
         from pipeline.transforms import BuildDataset
 
         options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
-        pipeline = beam.Pipeline(runner=make_runner(runner, workers, debug=debug), options=options)
-        units = pipeline | "Units" >> beam.Create(plan.units) | "Spread" >> beam.Reshuffle()
-        units | "Build" >> BuildDataset(plan)
-        _run_watched(lambda: pipeline.run().wait_until_finish(), plan)
+        pipeline = beam.Pipeline(runner=make_runner(runner, pool), options=options)
+        pipeline | "Units" >> beam.Create(largest_first(plan.units)) | "Build" >> BuildDataset(plan)
+        _run_watched(lambda: pipeline.run().wait_until_finish(), plan, pool)
 
 
-def _run_watched(run: Callable[[], object], plan: BuildPlan) -> None:
+def largest_first(units: Sequence[Unit]) -> list[Unit]:
+    """The embedded runner deals them to its workers one by one, in this order."""
+    return sorted(units, key=lambda unit: -sum(part.end - part.start for part in unit.stretches))
+
+
+def _run_watched(run: Callable[[], object], plan: BuildPlan, pool: WorkerPool | None) -> None:
     """Run in a thread and watch the workers: Beam waits for ever for one that died before it had connected."""
     errors: list[Exception] = []
 
@@ -77,36 +73,16 @@ def _run_watched(run: Callable[[], object], plan: BuildPlan) -> None:
             errors.append(error)
 
     thread = threading.Thread(target=target, name="beam", daemon=True)
-    with _lost_workers() as lost:
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.1)
-            if lost.is_set():
-                thread.join(GRACE_SECONDS)  # most often the runner notices too, and says more
-                break
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if pool is not None and pool.has_failed:
+            thread.join(GRACE_SECONDS)  # most often the runner notices too, and says more
+            break
     if thread.is_alive():
         raise BlockFailure("input", _killed(plan))
     if errors:
         raise explain(errors[0], plan) from errors[0]
-
-
-@contextlib.contextmanager
-def _lost_workers() -> Iterator[threading.Event]:
-    """An event that is set when a worker process fails: Beam's thread that waits for it then dies of an exception."""
-    lost = threading.Event()
-    before = threading.excepthook
-
-    def hook(failure: threading.ExceptHookArgs) -> None:
-        if failure.thread is not None and failure.thread.name == "run_worker":
-            lost.set()
-        if os.environ.get(DEBUG_VARIABLE):
-            before(failure)
-
-    threading.excepthook = hook
-    try:
-        yield lost
-    finally:
-        threading.excepthook = before
 
 
 def explain(error: Exception, plan: BuildPlan) -> Exception:
@@ -148,6 +124,18 @@ def _quiet_logs(debug: bool) -> Iterator[None]:
     finally:
         for name, old in before.items():
             logging.getLogger(name).setLevel(old)
+
+
+@contextlib.contextmanager
+def _quiet_threads(debug: bool) -> Iterator[None]:
+    """Threads of Beam that talk to a worker die of an exception with it."""
+    before = threading.excepthook
+    if not debug:
+        threading.excepthook = lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ class DocumentTokenizer:
         self.trained = config.loss_policy.table()
         self.end_ids = frozenset(formatter.end_ids if formatter else ())
         self.encoder = encoder
+        self.batch = batch
         self._formatter = formatter
         self._mode = config.control_tokens.mode
         self._controls = [token.content for token in encoder.added_tokens if token.special]

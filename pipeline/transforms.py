@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import apache_beam as beam
@@ -77,10 +78,12 @@ class ReadBlocks(beam.DoFn):  # type: ignore[misc]
     def _read(self, unit: Unit, finished: int) -> Iterator[RowBlock]:
         """The blocks after the finished ones."""
         config = self.plan.recipe.config
+        begun = datetime.now(UTC)
         for block in read_blocks(unit, config.block_bytes, config.max_line_bytes, skip=range(finished).__contains__):
-            self.plan.state.begin(block.key, block.bytes)
+            self.plan.state.begin(block.key, begun)
             _count("read", rows=len(block.rows), rejects=len(block.rejects), bytes=block.bytes)
             yield block
+            begun = datetime.now(UTC)
 
 
 def _finished_blocks(plan: BuildPlan, unit: Unit) -> list[BlockInfo]:
@@ -144,8 +147,15 @@ def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
     meta = ShardMeta(recipe.config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
     unit = plan.units[block.key.unit]
     info = write_block(block, meta, unit_sha256(unit), Folder(recipe.config.output))
-    process = f"{platform.node()}:{os.getpid()}"
-    plan.state.finish(BlockState(info=info, process=process, peak_memory=peak_memory()))
+    plan.state.finish(
+        BlockState(
+            info=info,
+            process=f"{platform.node()}:{os.getpid()}",
+            peak_memory=peak_memory(),
+            begun=plan.state.begun(block.key),
+            finished=datetime.now(UTC),
+        )
+    )
     refuse_engine_difference(info, plan.files, recipe)  # now and not at the end: the whole run is for nothing
     _count("write", shards=int(info.shard is not None), bytes=sum(file.bytes for file in info.files))
     return info
@@ -175,6 +185,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
     def process(self, grouped: tuple[None, Iterable[BlockInfo]]) -> None:
         try:
             publish(grouped[1], len(self.plan.units), self.plan.files, self.plan.recipe)
+            self.plan.state.mark_published(datetime.now(UTC))
         except BudgetExceeded as error:
             raise BlockFailure("budget", str(error)) from error
         except (ValueError, OSError) as error:

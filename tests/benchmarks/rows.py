@@ -2,17 +2,20 @@
 
     python tests/benchmarks/rows.py code OUT.jsonl --megabytes 120
 
-`code` are conversations about the Python source of the installed packages, `agents` are tool-using ones over the same
-source (1 to 30 turns, tools, calls, reasoning: hardly two have the same shape), `prose` are questions and answers made
-of the packages' documentation, `words` are identifiers of which none comes twice, `texts` are plain documents.
+`code` are conversations about the Python source of the installed packages, `endless` are as many of them as one likes,
+`agents` are tool-using ones over the same source (1 to 30 turns, tools, calls, reasoning: hardly two have the same
+shape), `prose` are questions and answers made of the packages' documentation, `words` are identifiers of which none
+comes twice, `texts` are plain documents.
 """
 
 import argparse
 import json
 import random
+import string
 import sysconfig
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +114,21 @@ def describe_tool(name: str) -> dict[str, Any]:
 
 def words(rng: random.Random) -> Iterator[Row]:
     """Identifiers that never repeat: the worst that a cache of words can meet."""
-    for number in cycle([0]):
-        made = (f"v{rng.getrandbits(64):x}_{number}" for _ in range(60))
+    while True:
+        made = (f"v{rng.getrandbits(64):x}_0" for _ in range(60))
         yield {"messages": [{"role": "user", "content": " ".join(made)}, {"role": "assistant", "content": "ok"}]}
+
+
+def endless_code(rng: random.Random) -> Iterator[Row]:
+    """In every pass over the packages each letter is one further down the alphabet, so that words do not come back
+    either."""
+    letters = string.ascii_lowercase
+    for turn in count():
+        shift = str.maketrans(letters, letters[turn % 26 :] + letters[: turn % 26])
+        with suppress(RuntimeError):  # the packages' text is used up
+            for row in code_chats(rng):
+                messages = [message | {"content": message["content"].translate(shift)} for message in row["messages"]]
+                yield {"messages": messages}
 
 
 def texts(rng: random.Random) -> Iterator[Row]:
@@ -124,6 +139,7 @@ def texts(rng: random.Random) -> Iterator[Row]:
 
 KINDS: dict[str, Callable[[random.Random], Iterator[Row]]] = {
     "code": code_chats,
+    "endless": endless_code,
     "agents": agents,
     "prose": prose_chats,
     "words": words,

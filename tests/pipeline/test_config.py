@@ -48,7 +48,7 @@ def test_the_defaults() -> None:
     found = config()
     assert (found.seed, found.too_long, found.holdout, found.loss_weights) == (0, "reject", 0, False)
     assert found.loss_policy == DEFAULT_POLICY
-    assert (found.block_bytes, found.max_line_bytes, found.max_reject_fraction) == (2**25, 2**26, 0.01)
+    assert (found.block_bytes, found.max_line_bytes, found.max_reject_fraction) == (2**24, 2**26, 0.01)
     assert found.sources[0].format == "auto"
     assert found.sources[0].paths == ["rows.jsonl"]
 

@@ -2,13 +2,18 @@
 
 import gzip
 import io
+import math
 import os
+import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.blocks import Unit
 from pipeline.config import BuildConfig
@@ -169,15 +174,30 @@ def test_secrets_in_a_path_are_refused_and_not_told(path: str) -> None:
     assert "hush" not in str(caught.value)
 
 
-def test_lines_are_cut_in_ranges_of_block_bytes(folder: Path) -> None:
+def test_lines_are_cut_evenly_in_ranges_of_up_to_block_bytes(folder: Path) -> None:
     (folder / "a.jsonl").write_bytes(LINE * 100)
     planned = plan({"path": "a.jsonl"}, block_bytes=500)
     assert [places(unit) for unit in planned.units] == [
-        [(0, 0, 500)],
-        [(0, 500, 1000)],
-        [(0, 1000, 1500)],
-        [(0, 1500, 1800)],
+        [(0, 0, 450)],
+        [(0, 450, 900)],
+        [(0, 900, 1350)],
+        [(0, 1350, 1800)],
     ]
+
+
+@given(size=st.integers(0, 10_000), block_bytes=st.integers(1, 3000))
+def test_ranges_of_a_file_are_as_many_as_are_needed_and_differ_by_a_byte(size: int, block_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a.jsonl").write_bytes(b"x" * size)
+        planned = plan({"path": f"{folder}/a.jsonl"}, block_bytes=block_bytes)
+        ranges = [(start, end) for unit in planned.units for _, start, end in places(unit)]
+    assert len(ranges) == max(1, math.ceil(size / block_bytes))
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == size
+    assert all(end == start for (_, end), (start, _) in pairwise(ranges))
+    sizes = [end - start for start, end in ranges]
+    assert max(sizes) <= block_bytes
+    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize(
@@ -197,9 +217,9 @@ def test_small_files_share_a_unit_in_their_order(folder: Path) -> None:
     assert [places(unit) for unit in planned.units] == [
         [(0, 0, 40), (1, 0, 60)],
         [(2, 0, 1)],
-        [(3, 0, 100)],
-        [(3, 100, 200)],
-        [(3, 200, 250)],
+        [(3, 0, 83)],
+        [(3, 83, 166)],
+        [(3, 166, 250)],
         [(4, 0, 0), (5, 0, 99)],
         [(6, 0, 99)],
     ]
