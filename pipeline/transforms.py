@@ -5,6 +5,7 @@
 Only units and BlockInfos cross a shuffle; a block goes from reader to shard inside one fused stage.
 """
 
+import gc
 import os
 import platform
 import resource
@@ -65,6 +66,10 @@ class ReadBlocks(beam.DoFn):  # type: ignore[misc]
 
     def __init__(self, plan: BuildPlan) -> None:
         self.plan = plan
+
+    def setup(self) -> None:
+        """Rows come by the hundred thousand, and each time the collector would walk through all that was loaded."""
+        gc.freeze()
 
     def process(self, unit: Unit) -> Iterator[Any]:
         try:

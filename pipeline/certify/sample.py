@@ -9,19 +9,22 @@ from pipeline.blocks import RowBlock, Unit
 LEAST = 16
 """Rows of a unit that is sampled, where it has so many."""
 
-MOST = 2000
-"""Rows of a run."""
+MOST_UNITS = 125
+"""Of a run: those that are sampled."""
+
+SHARED = 256
+"""Rows that fewer units share. A row costs a millisecond or more in the other stack."""
 
 
 def choose_units(units: Sequence[Unit]) -> frozenset[int]:
-    """All units or, where there are too many for LEAST rows of each, some of them by a hash of where they begin."""
-    return frozenset(unit.index for unit in heapq.nsmallest(MOST // LEAST, units, key=_unit_hash))
+    """All units or, where there are more than MOST_UNITS, some of them by a hash of where they begin."""
+    return frozenset(unit.index for unit in heapq.nsmallest(MOST_UNITS, units, key=_unit_hash))
 
 
 def block_quota(units: int, block: int, *, last: bool) -> int:
     """Rows of a block, where `units` are sampled. Nobody knows in advance how many blocks a unit gives, so each takes
     half of what the earlier ones have left of the unit's share, the last block all of it."""
-    share = MOST // units
+    share = max(LEAST, SHARED // units)
     first = share if last else max(LEAST, share // 2)
     if block == 0:
         return first

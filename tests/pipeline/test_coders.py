@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from datetime import date
 from typing import Any, TypeVar
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from hypothesis import Phase, example, find, given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from pipeline.coders import (
     register_coders,
 )
 from pipeline.encoders.compare import EngineDifference
+from pipeline.readers.table_rows import TableRows
 from pipeline.token_block import TokenBlock
 from pipeline.turns import OpenTurn, TurnAudit
 from schemas.conversation import MESSAGE_ROLES, Conversation, Document, Message, TextDocument, ToolCall
@@ -224,6 +227,12 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, float):
         return repr(one) == repr(other)
     return bool(one == other)
+
+
+def test_rows_of_a_table_arrive_as_rows() -> None:
+    rows = TableRows([pa.record_batch({"text": ["a", None], "when": pa.array([date(2024, 5, 6)] * 2)})])
+    decoded = RowBlockCoder().decode(RowBlockCoder().encode(RowBlock(KEY, [0, 0], [0, 1], rows)))
+    assert decoded.rows == [{"text": "a", "when": "2024-05-06"}, {"text": None, "when": "2024-05-06"}]
 
 
 def test_same_tells_apart_what_equality_does_not() -> None:

@@ -1,4 +1,4 @@
-"""The law of the sample: 16 rows of every sampled unit or all it has, 2,000 of a run, the same for the same rows."""
+"""The law of the sample: 16 rows of every sampled unit or all it has, 256 of a run of few units, the same for the same rows."""
 
 import random
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.blocks import BlockKey, RowBlock, SourceFile, Stretch, Unit
-from pipeline.certify.sample import LEAST, MOST, block_quota, choose_rows, choose_units
+from pipeline.certify.sample import LEAST, MOST_UNITS, SHARED, block_quota, choose_rows, choose_units
 
 
 def make_units(count: int) -> list[Unit]:
@@ -25,12 +25,12 @@ def test_the_law_of_the_sample(blocks_of_units: list[int]) -> None:
         assert quotas[0] >= LEAST
         assert min(quotas) >= 0
         total += sum(quotas)
-    assert total <= MOST
-    assert len(sampled) == min(len(blocks_of_units), MOST // LEAST)
+    assert total <= max(SHARED, LEAST * len(sampled))
+    assert len(sampled) == min(len(blocks_of_units), MOST_UNITS)
 
 
 def test_a_single_block_takes_the_whole_share() -> None:
-    assert [block_quota(units, 0, last=True) for units in (1, 4, 125)] == [2000, 500, 16]
+    assert [block_quota(units, 0, last=True) for units in (1, 4, 125)] == [256, 64, 16]
 
 
 def test_the_units_are_chosen_by_where_they_begin() -> None:
