@@ -22,6 +22,11 @@ class Piece(NamedTuple):
 class ColumnText:
     pieces: tuple[Piece, ...]
 
+    @property
+    def column(self) -> str | None:
+        """The column whose value is the whole text; None where there is more to it."""
+        return self.pieces[0].column if len(self.pieces) == 1 and not self.pieces[0].text else None
+
     def __call__(self, row: Mapping[str, Any]) -> str:
         """Raises RejectRow for a column that is missing or holds no text and no number."""
         return "".join(piece.text + (column_text(row, piece.column) if piece.column else "") for piece in self.pieces)

@@ -7,6 +7,8 @@ from pipeline.config import Columns
 from pipeline.convert.column_text import ColumnText, column_text, is_format, parse_column_text
 from pipeline.convert.converter import Converter, Row
 from pipeline.convert.plain import TURN, PlainMessage, PlainRow, plain_row
+from pipeline.convert.plain_table import PlainTable, turn_table
+from pipeline.readers.table_rows import TableRows
 from schemas.conversation import Conversation, Message
 from schemas.rejects import Reason, RejectRow
 
@@ -49,6 +51,10 @@ class ConvertColumns:
             return plain_row((PlainMessage("system"), *TURN), [self.system(row), *texts])
         except RejectRow:
             return None
+
+    def plain_table(self, rows: TableRows) -> PlainTable | None:
+        question, answer = self.input.column, self.output.column
+        return turn_table(rows, question, answer) if question and answer and self.system is None else None
 
 
 def make_columns(settings: Columns) -> Converter:

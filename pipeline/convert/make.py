@@ -10,9 +10,11 @@ from pipeline.convert.converter import Converter, Row
 from pipeline.convert.custom import make_custom
 from pipeline.convert.openai import make_openai
 from pipeline.convert.plain import PlainRow
+from pipeline.convert.plain_table import PlainTable
 from pipeline.convert.sharegpt import make_sharegpt
 from pipeline.convert.text import ConvertText
 from pipeline.convert.validate import validate
+from pipeline.readers.table_rows import TableRows
 from schemas.conversation import Document
 
 
@@ -31,6 +33,11 @@ class Validated:
     def plain(self) -> Callable[[Row], PlainRow | None] | None:
         """Gives the texts of a row that is nothing but messages with a text each, or one text; None for any other."""
         return getattr(self.convert, "plain", None)
+
+    @property
+    def plain_table(self) -> Callable[[TableRows], PlainTable | None] | None:
+        """The same of the rows of a table; None for a table of other columns."""
+        return getattr(self.convert, "plain_table", None)
 
 
 def make_converter(settings: Transform, *, loss_weights: bool) -> Converter:

@@ -1,6 +1,6 @@
 """Rows that are nothing but messages with a text each, or one text: kept as columns, with no object a message."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, dropwhile
 from typing import Any, NamedTuple, TypeAlias
@@ -52,10 +52,14 @@ class PlainMessages:
             texts = [message[self.content_key] for message in messages]
             if type(messages) is not list or not (sum(map(len, messages)) == 2 * len(messages) or self._rest(messages)):
                 return None
-            shape = self._shapes[names] if names in self._shapes else self._add_shape(names)
+            shape = self.shape(names)
         except (TypeError, KeyError, AttributeError):
             return None
         return plain_row(shape, texts) if shape else None
+
+    def shape(self, names: tuple[str, ...]) -> Shape | None:
+        """The shape of messages whose roles have these names; None where one is not known, or there are none."""
+        return self._shapes[names] if names in self._shapes else self._add_shape(names)
 
     def _rest(self, messages: list[Any]) -> bool:
         """Whether all other fields are null."""
@@ -64,7 +68,7 @@ class PlainMessages:
 
     def _add_shape(self, names: tuple[str, ...]) -> Shape | None:
         known = [self.roles.get(name) for name in names]
-        plain = None not in known and "function_call" not in known
+        plain = bool(known) and None not in known and "function_call" not in known
         return self._shapes.setdefault(names, tuple(map(PlainMessage, known)) if plain else None)  # type: ignore[arg-type]
 
 
@@ -105,23 +109,23 @@ class PlainRowsBuilder:
     _shapes: dict[Shape, int] = field(default_factory=dict)
     _index: list[int] = field(default_factory=list)
     _shape: list[int] = field(default_factory=list)
-    _texts: list[str] = field(default_factory=list)
+    _texts: list[bytes] = field(default_factory=list)
     _sizes: list[int] = field(default_factory=list)
 
-    def add(self, index: int, row: PlainRow) -> None:
+    def add(self, index: int, shape: Shape, texts: Iterable[bytes]) -> None:
+        before = len(self._texts)
         self._index.append(index)
-        self._shape.append(self._shapes.setdefault(row.shape, len(self._shapes)))
-        self._texts += row.texts
-        self._sizes.append(len(row.texts))
+        self._shape.append(self._shapes.setdefault(shape, len(self._shapes)))
+        self._texts += texts
+        self._sizes.append(len(self._texts) - before)
 
     def build(self) -> PlainRows:
-        """Raises UnicodeEncodeError for a lone surrogate."""
         return PlainRows(
             list(self._shapes),
             np.array(self._index, np.int64),
             np.array(self._shape, np.int64),
             np.array(list(accumulate(self._sizes, initial=0)), np.int64),
-            [text.encode() for text in self._texts],
+            self._texts,
         )
 
 

@@ -35,8 +35,11 @@ def make_conversation(
 
 def has_no_context(row: Mapping[str, Any], columns: ContextColumns | OpenAI | ShareGPT) -> bool:
     """Whether these columns are absent, null or empty."""
-    names = (columns.tools_column, columns.documents_column, columns.template_kwargs_column)
-    return not any(row.get(name) not in (None, [], "") for name in names if name)
+    return not any(row.get(name) not in (None, [], "") for name in context_columns(columns) if name)
+
+
+def context_columns(columns: ContextColumns | OpenAI | ShareGPT) -> tuple[str | None, ...]:
+    return columns.tools_column, columns.documents_column, columns.template_kwargs_column
 
 
 def check_variables(value: Any, path: str) -> None:

@@ -8,7 +8,9 @@ from pipeline.convert.converter import Converter, Row
 from pipeline.convert.fields import optional_text, require_column
 from pipeline.convert.messages import SPAN_KEYS, MessageReader, with_system
 from pipeline.convert.plain import PlainMessages, PlainRow, with_plain_system
-from pipeline.convert.row_context import has_no_context, make_conversation
+from pipeline.convert.plain_table import PlainTable, message_table
+from pipeline.convert.row_context import context_columns, has_no_context, make_conversation
+from pipeline.readers.table_rows import TableRows
 from schemas.conversation import Conversation, Message
 
 SHAREGPT_ROLES: Mapping[str, RoleTarget] = {
@@ -47,6 +49,13 @@ class ConvertShareGPT:
             return None
         found = self.plain_messages.read(row.get(settings.column))
         return found and with_plain_system(found, settings.system)
+
+    def plain_table(self, rows: TableRows) -> PlainTable | None:
+        settings = self.settings
+        if settings.system is not None:
+            return None
+        columns = (*context_columns(settings), settings.system_column)
+        return message_table(rows, self.plain_messages, settings.column, columns)
 
 
 def make_sharegpt(settings: ShareGPT, *, loss_weights: bool) -> Converter:

@@ -6,6 +6,8 @@ from pipeline.config import Text
 from pipeline.convert.converter import Row
 from pipeline.convert.fields import require_column, require_text
 from pipeline.convert.plain import TEXT, PlainRow, plain_row
+from pipeline.convert.plain_table import PlainTable, text_table
+from pipeline.readers.table_rows import TableRows
 from schemas.conversation import TextDocument
 
 
@@ -19,3 +21,6 @@ class ConvertText:
 
     def plain(self, row: Row) -> PlainRow | None:
         return plain_row(TEXT, [row.get(self.settings.column)])
+
+    def plain_table(self, rows: TableRows) -> PlainTable | None:
+        return text_table(rows, self.settings.column)

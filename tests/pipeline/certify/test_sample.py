@@ -1,4 +1,4 @@
-"""The law of the sample: 16 rows of every sampled unit or all it has, 256 of a run of few units, the same for the same rows."""
+"""The law of the sample: 16 rows of a sampled unit or all it has, more of few units, the same for the same rows."""
 
 import random
 

@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from agents import make_agent
 from hard_texts import HARD_TEXTS
@@ -23,6 +24,7 @@ from pipeline.columnar.sample import difference
 from pipeline.config import BuildConfig, ControlTokens
 from pipeline.convert import convert_rows, make_converter
 from pipeline.convert.plain import MixedDocuments
+from pipeline.readers.table_rows import TableRows
 from pipeline.token_block import TokenBlock
 from pipeline.tokenize import DocumentTokenizer, tokenize_documents
 from schemas.conversation import Document
@@ -238,6 +240,30 @@ def test_transforms(settings: dict[str, Any], rows: list[dict[str, Any]]) -> Non
     fast, reference = make_tokenizers(formatter)
     assert_same(tokenize_documents(block, fast), tokenize_documents(block, reference))
     assert with_sheets(formatter, block) == len(rows)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"type": "openai"}, {"type": "columns", "input": "q", "output": "a"}, {"type": "text"}]
+)
+def test_tables(settings: dict[str, Any]) -> None:
+    """Rows of Parquet and Arrow files, read as columns, are the documents that their rows give one by one."""
+    rng = random.Random(4)
+    rows: list[dict[str, Any]] = [
+        {**row, "q": rng.choice((None, "", "q")), "a": random_text(rng), "text": rng.choice((None, "t")), "tools": None}
+        for row in random_rows(seed=4, count=90)
+    ]
+    table = TableRows(pa.Table.from_pylist(rows[:40]).to_batches() + pa.Table.from_pylist(rows[40:]).to_batches())
+    config = BuildConfig.model_validate(
+        {"output": "o", "seq_len": 8, "sources": [{"path": "a", "transform": settings}], "tokenizer": {"path": "t"}}
+    )
+    converter = make_converter(config.sources[0].transform, loss_weights=False)
+    places = [0] * len(rows), list(range(len(rows)))
+    found = convert_rows(RowBlock(KEY, *places, table), [converter], [0])
+    expected = convert_rows(RowBlock(KEY, *places, list(table)), [converter], [0])
+    assert list(found.documents) == list(expected.documents)
+    assert (found.positions, found.rejects) == (expected.positions, expected.rejects)
+    assert isinstance(found.documents, MixedDocuments)
+    assert 10 < len(found.documents.plain) < len(rows)
 
 
 def test_a_row_of_the_sample_is_what_the_reference_gives() -> None:
