@@ -14,6 +14,7 @@ from pipeline.chat.replay.recording import RecordingTemplate
 from pipeline.chat.replay.structure import UNKNOWN, Structures, View
 from pipeline.chat.replay.symbols import Piece
 from pipeline.chat.replay.tree import Program, Stretch, Tree
+from pipeline.chat.steps.template import StepwiseTemplate
 from pipeline.chat.template import ChatTemplate, served_prompt
 from pipeline.chat.traced import Traced
 from schemas.conversation import Conversation
@@ -38,7 +39,7 @@ class Request(NamedTuple):
     conversation: Conversation
     add_generation_prompt: bool
 
-    def render(self, template: ChatTemplate) -> Traced:
+    def render(self, template: ChatTemplate | StepwiseTemplate) -> Traced:
         return template.render(self.conversation, add_generation_prompt=self.add_generation_prompt)
 
 
@@ -63,6 +64,7 @@ class ReplayingTemplate:
         self.template = template
         self.replayed = self.rendered = 0
         self.refusals: Counter[str] = Counter()
+        self._stepwise = StepwiseTemplate(template)
         self._recording: RecordingTemplate | None = None
         self._structures = Structures(template)
         self._shapes: dict[tuple[int, ...], Shapes] = {}
@@ -82,20 +84,20 @@ class ReplayingTemplate:
         """Raises RejectRow where the template does, and ReplayDiffers."""
         request = Request(conversation, add_generation_prompt)
         if len(conversation.messages) > MOST_MESSAGES:
-            return request.render(self.template)
+            return request.render(self._stepwise)
         try:
             view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
             shapes = self._shapes.get(view.structure)
             program = shapes.tree.find(view.leaves, view.row) if shapes else None
             replayed = program.run(view.leaves, view.row) if program else None
         except Exception:  # the template will say what is wrong with the row
-            return request.render(self.template)
+            return request.render(self._stepwise)
         if shapes is not None and replayed is not None:
             shapes.replays += 1
             self.replayed += 1
             self._check(replayed, request)
             return replayed
-        rendered = request.render(self.template)
+        rendered = request.render(self._stepwise)
         self.rendered += 1
         if shapes is None:
             shapes = self._meet(view.structure)
