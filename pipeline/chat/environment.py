@@ -17,7 +17,7 @@ from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, missing
 
 from pipeline.chat import costs, filters, limits
 from pipeline.chat.codegen import TracingCodeGenerator
@@ -209,6 +209,10 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
                 return self.undefined(obj=obj, name=attribute)
         if attribute in _PLAIN_ATTRIBUTES.get(kind, ()):
             return getattr(obj, attribute)
+        if kind is SafeNamespace and not attribute.startswith("_"):
+            value = getattr(obj, attribute, missing)
+            if type(value) in _PLAIN_KINDS:
+                return value
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -249,6 +253,7 @@ _PLAIN_ATTRIBUTES: dict[type, frozenset[str]] = {
     - {"format", "format_map", *costs.NOT_AVAILABLE},
 }
 """What is always safe, and is what it is."""
+_PLAIN_KINDS = frozenset((bool, int, str, Traced, type(None)))
 
 
 def _is_ours(obj: Any, attribute: str) -> bool:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from operator import is_
 from typing import Any, TypeAlias
 
 import jinja2
@@ -50,6 +51,7 @@ class ChatTemplate:
         self.null_content = False  # whether a message without content has a null, for templates that ask for one
         self.asks_for_date = False
         self._rows: dict[Beside, dict[str, Any]] = {}
+        self._sizes: tuple[Sequence[Message], list[tuple[int, int]]] = ((), [])
         self._views: tuple[Any, Sequence[Message], list[Any]] = (None, (), [])
         self._fixed_size = len(source) + len(repr(self.variables))
         try:
@@ -96,16 +98,11 @@ class ChatTemplate:
         and replaced as one."""
         settings = self.tool_arguments, self.null_content
         known_settings, known_messages, known = self._views
-        count = len(known) if known_settings == settings else 0
-        views = [
-            known[index]
-            if index < count and known_messages[index] is message
-            else TracedDict(self.message_view(message, index, trace), None)
-            for index, message in enumerate(messages)
-        ]
-        if len(views) > count or messages[0] is not known_messages[0]:
-            self._views = settings, messages, views
-        return views
+        if known_settings == settings and len(messages) <= len(known) and all(map(is_, messages, known_messages)):
+            return known[: len(messages)]
+        views = [TracedDict(self.message_view(each, index, trace), None) for index, each in enumerate(messages)]
+        self._views = settings, messages, views
+        return views[:]
 
     def run(self, context: dict[str, Any]) -> Iterator[str]:
         """The pieces of the rendering, made as they are taken."""
@@ -113,10 +110,19 @@ class ChatTemplate:
 
     def budget(self, conversation: Conversation) -> Budget:
         """What rendering a conversation may cost."""
-        messages = conversation.messages
         of_row = (conversation.tools, conversation.documents, conversation.template_kwargs)
-        characters = self._fixed_size + sum(len(text or "") for text in of_row) + sum(map(_size, messages))
-        return Budget(characters, sum(1 + len(message.tool_calls) for message in messages))
+        sizes = self._message_sizes(conversation.messages)
+        characters = self._fixed_size + sum(len(text or "") for text in of_row) + sum(size for size, _ in sizes)
+        return Budget(characters, sum(count for _, count in sizes))
+
+    def _message_sizes(self, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        """Of each message its characters, and how many messages and calls it is. Kept as what the template sees is."""
+        known_messages, known = self._sizes
+        if len(messages) <= len(known) and all(map(is_, messages, known_messages)):
+            return known[: len(messages)]
+        sizes = [(_size(message), 1 + len(message.tool_calls)) for message in messages]
+        self._sizes = messages, sizes
+        return sizes
 
     def _line(self, error: Exception, rendering: Iterator[str] | None) -> str:
         """Where in the template an error came up: its innermost line, or the line last written where the error is in

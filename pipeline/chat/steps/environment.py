@@ -43,8 +43,12 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
         assert outer is not None
         number = len(self.environment.plans)
         self.environment.plans.append(plan)
-        key = self.temporary_identifier()
-        spaces = "".join(f"{outer.symbols.find_ref(name)}, " for name in plan.spaces)
+        key, spaces = self.temporary_identifier(), self._references(plan.spaces, outer)
+        loop = frame.symbols.find_ref("loop")
+        if plan.flag is not None and loop is not None:
+            self.writeline(f"if environment.is_idle({loop}, ")
+            self.visit(plan.flag, frame)
+            self.write("): break")
         self.writeline(f"{key} = None")
         self.writeline(f"if environment.looks_up({number}):")
         self.indent()
@@ -54,21 +58,31 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
         for expression in (target, *plan.guards):
             self.visit(expression, frame)
             self.write(", ")
-        for name in plan.names:
-            reference = outer.symbols.find_ref(name)
-            if reference is not None or name in _OF_REQUEST:
-                self.write(f"{reference or f'context.resolve_or_missing({name!r})'}, ")
-        self.write(")")
+        self.write(f"*{self._references(plan.names, outer)})")
         self.outdent()
         self.writeline("except Exception: pass")
         self.outdent()
-        self.writeline(f"if environment.begin({number}, {key}, ({spaces})):")
+        outlook = "None"
+        if plan.outlook is not None and loop is not None:
+            lists, names = (self._references(found, outer) for found in (plan.outlook.lists, plan.outlook.names))
+            outlook = f"({loop}, {lists}, {names})" if lists != "()" else "None"
+        self.writeline(f"if environment.begin({number}, {key}, {spaces}, {outlook}):")
         self.indent()
         self._within = True
         super().blockvisit(nodes, frame)
         self._within = False
-        self.writeline(f"environment.end(({spaces}))")
+        self.writeline(f"environment.end({spaces})")
         self.outdent()
+
+    def _references(self, names: Iterable[str], outer: Frame) -> str:
+        """A tuple of those variables that differ between a conversation's renderings."""
+        written = []
+        for name in names:
+            reference = outer.symbols.find_ref(name)
+            if reference is None and name in _OF_REQUEST:
+                reference = f"context.resolve_or_missing({name!r})"
+            written += [f"{reference}, "] if reference else []
+        return f"({''.join(written)})"
 
 
 class StepwiseEnvironment(TracingEnvironment):
@@ -78,6 +92,7 @@ class StepwiseEnvironment(TracingEnvironment):
     looks_up = staticmethod(memory.looks_up)
     begin = staticmethod(memory.begin)
     end = staticmethod(memory.end)
+    is_idle = staticmethod(memory.is_idle)
 
     def __init__(self, clock: Any) -> None:
         super().__init__(clock)

@@ -29,16 +29,34 @@ class NotStepwise(Exception):
 @dataclass
 class Plan:
     """`guards` are expressions of which an iteration needs the value alone, `names` the variables around the loop that
-    it reads as they are, `reads` and `writes` the attributes of namespaces; what is written counts as read."""
+    it reads as they are, `reads` and `writes` the attributes of namespaces; what is written counts as read. Once `flag`
+    is false, an iteration does nothing, and leaves it so."""
 
     guards: list[nodes.Expr] = field(default_factory=list)
     names: dict[str, None] = field(default_factory=dict)
     reads: dict[Attribute, None] = field(default_factory=dict)
     writes: tuple[Attribute, ...] = ()
+    outlook: "Outlook | None" = None
+    flag: nodes.Expr | None = None
 
     @property
     def spaces(self) -> list[str]:
-        return list(dict.fromkeys(name for name, _ in self.reads))
+        guarded = [*self.outlook.reads, *self.outlook.thresholds] if self.outlook else []
+        return list(dict.fromkeys(name for name, _ in (*self.reads, *guarded)))
+
+
+@dataclass
+class Outlook:
+    """What the guards of a loop read, where each of them looks no further than `ahead` and `back` items from its own.
+    `lists` are looked up at such places, the loop's own first; `names` and `reads` are read as they are; the index is
+    compared with `thresholds`, and they are used for nothing else."""
+
+    lists: dict[str, None]
+    names: dict[str, None] = field(default_factory=dict)
+    reads: dict[Attribute, None] = field(default_factory=dict)
+    thresholds: dict[Attribute, None] = field(default_factory=dict)
+    ahead: int = 0
+    back: int = 0
 
 
 class Planner:
@@ -68,7 +86,106 @@ class Planner:
             walk.plan.names.pop(target, None)
         for macro in self._macros:
             walk.visit(macro, inner=True, looping=False)
+        walk.plan.outlook = self._look_out(loop.iter, walk.plan)
+        walk.plan.flag = self._find_flag(loop.body)
         return walk.plan
+
+    def _look_out(self, items: nodes.Expr, plan: Plan) -> Outlook | None:
+        """None for guards that may look anywhere."""
+        if not isinstance(items, nodes.Name) or items.name in plan.names:
+            return None
+        outlook = Outlook({items.name: None})
+        try:
+            for guard in plan.guards:
+                self._look(guard, outlook)
+        except NotStepwise:
+            return None
+        outlook.names |= plan.names
+        outlook.reads |= plan.reads
+        outlook.thresholds = {name: None for name in outlook.thresholds if name not in outlook.reads}
+        return outlook
+
+    def _find_flag(self, body: list[nodes.Node]) -> nodes.Expr | None:
+        """Of a loop that sets names to numbers that follow from its index, and does all else if the flag and something
+        else is true."""
+        *assigns, last = body
+        numbers = all(isinstance(node, nodes.Assign) and _is_name(node.target) and _is_place(node.node) for node in assigns)
+        if not numbers or not isinstance(last, nodes.If) or last.elif_ or last.else_:
+            return None
+        test: nodes.Expr = last.test
+        while isinstance(test, nodes.And):
+            test = test.left
+        is_flag = isinstance(test, nodes.Getattr) and isinstance(test.node, nodes.Name) and test.node.name in self._spaces
+        return test if is_flag else None
+
+    def _look(self, node: nodes.Node, outlook: Outlook) -> None:
+        if isinstance(node, nodes.Compare) and self._is_threshold(node):
+            (operand,) = node.ops
+            assert isinstance(operand.expr, nodes.Getattr) and isinstance(operand.expr.node, nodes.Name)
+            outlook.thresholds[operand.expr.node.name, operand.expr.attr] = None
+        elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+            if node.node.name in self._spaces:
+                outlook.reads[node.node.name, node.attr] = None
+            elif node.node.name != "loop":
+                outlook.names[node.node.name] = None
+            elif node.attr in ("last", "nextitem"):
+                outlook.ahead = max(outlook.ahead, 1)
+            elif node.attr == "previtem":
+                outlook.back = max(outlook.back, 1)
+            elif node.attr not in ("first", "index", "index0"):
+                raise NotStepwise
+        elif isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and (places := _offset(node.arg)):
+            outlook.lists[node.node.name] = None
+            outlook.ahead = max(outlook.ahead, *places)
+            outlook.back = max(outlook.back, *(-place for place in places))
+        elif isinstance(node, nodes.Name):
+            outlook.names[node.name] = None
+        else:
+            for child in node.iter_child_nodes():
+                self._look(child, outlook)
+
+    def _is_threshold(self, node: nodes.Compare) -> bool:
+        operand = node.ops[0]
+        return (
+            len(node.ops) == 1
+            and operand.op in ("lt", "lteq", "gt", "gteq")
+            and _index_base(node.expr) is not None
+            and isinstance(operand.expr, nodes.Getattr)
+            and isinstance(operand.expr.node, nodes.Name)
+            and operand.expr.node.name in self._spaces
+        )
+
+
+def _is_name(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Name)
+
+
+def _is_place(node: nodes.Node) -> bool:
+    """Whether it is a sum of indices, lengths and numbers, which nothing can be wrong with."""
+    if isinstance(node, nodes.Add | nodes.Sub):
+        return _is_place(node.left) and _is_place(node.right)
+    if isinstance(node, nodes.Filter):
+        return node.name == "length" and isinstance(node.node, nodes.Name) and not node.args
+    return _index_base(node) is not None or (isinstance(node, nodes.Const) and type(node.value) is int)
+
+
+def _index_base(node: nodes.Node) -> int | None:
+    """Of `loop.index0` and `loop.index`."""
+    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name == "loop":
+        return {"index0": 0, "index": 1}.get(node.attr)
+    return None
+
+
+def _offset(node: nodes.Node) -> tuple[int] | None:
+    """How far from the item the place is that is looked up, where it is the index and a number."""
+    base = _index_base(node)
+    if base is not None:
+        return (base,)
+    if isinstance(node, nodes.Add | nodes.Sub) and isinstance(node.right, nodes.Const):
+        base, shift = _index_base(node.left), node.right.value
+        if base is not None and type(shift) is int:
+            return (base + shift if isinstance(node, nodes.Add) else base - shift,)
+    return None
 
 
 def _find_spaces(template: nodes.Template) -> frozenset[str]:

@@ -12,7 +12,7 @@ from pipeline.chat.steps.environment import StepwiseEnvironment
 from pipeline.chat.steps.memory import Loop, Memory, Run, current
 from pipeline.chat.steps.plan import NotStepwise
 from pipeline.chat.template import ChatTemplate
-from pipeline.chat.traced import Traced, concat
+from pipeline.chat.traced import JoinedText, Traced
 from pipeline.chat.traced_values import trace
 from schemas.conversation import Conversation
 
@@ -28,7 +28,7 @@ class StepwiseTemplate:
         except NotStepwise:
             self._compiled = None
         self.loops = [Loop(plan) for plan in environment.plans]
-        self._last: tuple[Any, Any, Memory] = (None, None, {})
+        self._last: tuple[Any, Any, Memory] = (None, None, Memory())
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template does."""
@@ -49,15 +49,16 @@ class StepwiseTemplate:
             try:
                 for part in self._compiled.root_render_func(self._compiled.new_context(context)):
                     run.parts.append(part)
+                run.keep_trail()
             finally:
                 current.reset(token)
-            return concat(run.parts, budget.output)
+            return JoinedText(run.parts, budget.output)
 
     def _memory(self, conversation: Conversation, context: dict[str, Any]) -> Memory:
         """Of this conversation. Threads may share the template: what is kept is read and replaced as one."""
         row, first = self.template.traced_row(conversation), context["messages"][0]
         known_row, known_first, memory = self._last
         if row is not known_row or first is not known_first:
-            memory = {}
+            memory = Memory()
             self._last = row, first, memory
         return memory
