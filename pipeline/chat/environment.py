@@ -258,4 +258,6 @@ _PLAIN_KINDS = frozenset((bool, int, str, Traced, type(None)))
 
 def _is_ours(obj: Any, attribute: str) -> bool:
     """Whether it is an attribute that a traced value has beyond the plain one's."""
-    return isinstance(obj, str | int | float | dict | list) and any(attribute in _OURS.get(made, ()) for made in type(obj).__mro__)
+    return isinstance(obj, str | int | float | dict | list) and any(
+        attribute in _OURS.get(made, ()) for made in type(obj).__mro__
+    )

@@ -51,7 +51,7 @@ class ChatTemplate:
         self.null_content = False  # whether a message without content has a null, for templates that ask for one
         self.asks_for_date = False
         self._rows: dict[Beside, dict[str, Any]] = {}
-        self._sizes: tuple[Sequence[Message], list[tuple[int, int]]] = ((), [])
+        self._sizes: tuple[Sequence[Message], list[int]] = ((), [])
         self._views: tuple[Any, Sequence[Message], list[Any]] = (None, (), [])
         self._fixed_size = len(source) + len(repr(self.variables))
         try:
@@ -111,16 +111,16 @@ class ChatTemplate:
     def budget(self, conversation: Conversation) -> Budget:
         """What rendering a conversation may cost."""
         of_row = (conversation.tools, conversation.documents, conversation.template_kwargs)
-        sizes = self._message_sizes(conversation.messages)
-        characters = self._fixed_size + sum(len(text or "") for text in of_row) + sum(size for size, _ in sizes)
-        return Budget(characters, sum(count for _, count in sizes))
+        messages = conversation.messages
+        characters = self._fixed_size + sum(len(text or "") for text in of_row) + sum(self.message_sizes(messages))
+        return Budget(characters, len(messages) + sum([len(message.tool_calls) for message in messages]))
 
-    def _message_sizes(self, messages: Sequence[Message]) -> list[tuple[int, int]]:
-        """Of each message its characters, and how many messages and calls it is. Kept as what the template sees is."""
+    def message_sizes(self, messages: Sequence[Message]) -> list[int]:
+        """The characters of each message. Kept as what the template sees is."""
         known_messages, known = self._sizes
         if len(messages) <= len(known) and all(map(is_, messages, known_messages)):
             return known[: len(messages)]
-        sizes = [(_size(message), 1 + len(message.tool_calls)) for message in messages]
+        sizes = list(map(_size, messages))
         self._sizes = messages, sizes
         return sizes
 

@@ -64,9 +64,9 @@ class ReplayingTemplate:
         self.template = template
         self.replayed = self.rendered = 0
         self.refusals: Counter[str] = Counter()
-        self._stepwise = StepwiseTemplate(template)
         self._recording: RecordingTemplate | None = None
         self._structures = Structures(template)
+        self.stepwise = StepwiseTemplate(template, self._structures)
         self._shapes: dict[tuple[int, ...], Shapes] = {}
         self._once_seen: set[tuple[int, ...]] = set()
         self._stretches: dict[tuple[Piece, ...], Stretch] = {}
@@ -84,20 +84,20 @@ class ReplayingTemplate:
         """Raises RejectRow where the template does, and ReplayDiffers."""
         request = Request(conversation, add_generation_prompt)
         if len(conversation.messages) > MOST_MESSAGES:
-            return request.render(self._stepwise)
+            return request.render(self.stepwise)
         try:
             view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
             shapes = self._shapes.get(view.structure)
             program = shapes.tree.find(view.leaves, view.row) if shapes else None
             replayed = program.run(view.leaves, view.row) if program else None
         except Exception:  # the template will say what is wrong with the row
-            return request.render(self._stepwise)
+            return request.render(self.stepwise)
         if shapes is not None and replayed is not None:
             shapes.replays += 1
             self.replayed += 1
             self._check(replayed, request)
             return replayed
-        rendered = request.render(self._stepwise)
+        rendered = request.render(self.stepwise)
         self.rendered += 1
         if shapes is None:
             shapes = self._meet(view.structure)

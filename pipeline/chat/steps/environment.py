@@ -1,5 +1,6 @@
 """The tracing sandbox whose loops ask, before each iteration, whether it has to be run."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,7 +9,7 @@ from jinja2.compiler import Frame
 
 from pipeline.chat.codegen import TracingCodeGenerator
 from pipeline.chat.environment import TracingEnvironment
-from pipeline.chat.steps import memory
+from pipeline.chat.steps import current
 from pipeline.chat.steps.plan import NotStepwise, Plan, Planner
 
 _OF_REQUEST = ("messages", "add_generation_prompt")
@@ -28,10 +29,8 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802
         if frame.buffer is None and not self._within:
-            try:
+            with contextlib.suppress(NotStepwise):
                 self._bodies[id(node.body)] = self._planner.plan(node), node.target
-            except NotStepwise:
-                pass
         super().visit_For(node, frame)
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
@@ -39,16 +38,23 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
         if plan is None or target is None:
             super().blockvisit(nodes, frame)
             return
-        outer = frame.parent
-        assert outer is not None
-        number = len(self.environment.plans)
-        self.environment.plans.append(plan)
-        key, spaces = self.temporary_identifier(), self._references(plan.spaces, outer)
         loop = frame.symbols.find_ref("loop")
+        self._within = True
         if plan.flag is not None and loop is not None:
             self.writeline(f"if environment.is_idle({loop}, ")
             self.visit(plan.flag, frame)
             self.write("): break")
+            super().blockvisit(nodes, frame)
+        else:
+            self._visit_known(plan, target, nodes, frame)
+        self._within = False
+
+    def _visit_known(self, plan: Plan, target: nodes.Expr, body: Iterable[nodes.Node], frame: Frame) -> None:
+        outer, loop = frame.parent, frame.symbols.find_ref("loop")
+        assert outer is not None
+        number = len(self.environment.plans)
+        self.environment.plans.append(plan)
+        key, spaces = self.temporary_identifier(), self._references(plan.spaces, outer)
         self.writeline(f"{key} = None")
         self.writeline(f"if environment.looks_up({number}):")
         self.indent()
@@ -68,9 +74,7 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
             outlook = f"({loop}, {lists}, {names})" if lists != "()" else "None"
         self.writeline(f"if environment.begin({number}, {key}, {spaces}, {outlook}):")
         self.indent()
-        self._within = True
-        super().blockvisit(nodes, frame)
-        self._within = False
+        super().blockvisit(body, frame)
         self.writeline(f"environment.end({spaces})")
         self.outdent()
 
@@ -89,10 +93,10 @@ class StepwiseEnvironment(TracingEnvironment):
     """`plans`: of the loops of the template that was compiled last."""
 
     code_generator_class = StepwiseCodeGenerator
-    looks_up = staticmethod(memory.looks_up)
-    begin = staticmethod(memory.begin)
-    end = staticmethod(memory.end)
-    is_idle = staticmethod(memory.is_idle)
+    looks_up = staticmethod(current.looks_up)
+    begin = staticmethod(current.begin)
+    end = staticmethod(current.end)
+    is_idle = staticmethod(current.is_idle)
 
     def __init__(self, clock: Any) -> None:
         super().__init__(clock)

@@ -1,59 +1,18 @@
 """What the iterations of a conversation's renderings wrote, and whether one of them would be the same again."""
 
-from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from itertools import takewhile
 from operator import is_
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from jinja2.runtime import LoopContext, Macro, Undefined
+from jinja2.runtime import LoopContext
 from jinja2.utils import missing
 
 from pipeline.chat import limits
-from pipeline.chat.environment import SafeDict, SafeNamespace
-from pipeline.chat.steps.plan import Attribute, Plan
+from pipeline.chat.replay.structure import View
+from pipeline.chat.steps.fingerprints import Key, Loop, NotSettled, Outlook, Spaces, fingerprint, read_attributes
+from pipeline.chat.steps.lessons import Lessons, Missed, shape_of
 from pipeline.chat.traced import Traced, concat
-from pipeline.chat.traced_values import TracedDict, TracedFloat, TracedInt, TracedList
-
-TRIED, HITS_IN = 256, 8
-"""After so many iterations, a loop is looked up for as long as one in so many was known."""
-
-Key: TypeAlias = tuple[Any, ...]
-Spaces: TypeAlias = Sequence[Any]
-Outlook: TypeAlias = tuple[LoopContext, Sequence[Any], Sequence[Any]]
-"""The loop, the lists that its guards look up, and the variables that they read as they are."""
-_FIXED = (TracedDict, TracedList, TracedInt, TracedFloat, float, SafeDict, type)
-_FUNCTIONS = (BuiltinFunctionType, FunctionType, MethodType)
-
-
-class NotSettled(Exception):
-    """A value that may change while it stays the same object."""
-
-
-def fingerprint(value: Any) -> Any:
-    """Equal for values that a template cannot tell apart. Values that are told by what they are, not by what is in
-    them, have to be kept for as long as it is. Raises NotSettled."""
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return value
-    if kind is int:
-        return "int", value
-    if kind is Traced:
-        return value.plain, value.runs
-    if kind in _FIXED:
-        return "object", id(value)
-    if isinstance(value, Undefined):
-        return kind
-    if kind is list or kind is tuple:
-        return kind, tuple(map(fingerprint, value))
-    if kind is dict:
-        return kind, tuple((fingerprint(key), fingerprint(item)) for key, item in value.items())
-    if kind is Macro:
-        return "macro", value._func.__code__
-    if value is missing or isinstance(value, _FUNCTIONS):
-        return "object", id(value)
-    raise NotSettled(kind.__name__)
 
 
 class Written(NamedTuple):
@@ -63,27 +22,6 @@ class Written(NamedTuple):
     values: tuple[Any, ...]
     cost: int
     kept: Any
-
-
-class Loop:
-    """A loop whose iterations can be known. What it reads and writes are attributes of its namespaces, each with the
-    number of the namespace; `tried` and `known` count iterations."""
-
-    def __init__(self, plan: Plan) -> None:
-        numbers = {name: number for number, name in enumerate(plan.spaces)}
-
-        def numbered(attributes: Iterable[Attribute]) -> tuple[tuple[int, str], ...]:
-            return tuple((numbers[name], attribute) for name, attribute in attributes)
-
-        self.reads, self.writes = numbered(plan.reads), numbered(plan.writes)
-        self.ahead, self.back = (plan.outlook.ahead, plan.outlook.back) if plan.outlook else (0, 0)
-        self.outlook_reads = numbered(plan.outlook.reads) if plan.outlook else ()
-        self.thresholds = numbered(plan.outlook.thresholds) if plan.outlook else ()
-        self.tried = self.known = 0
-
-    @property
-    def pays(self) -> bool:
-        return self.tried < TRIED or self.known * HITS_IN >= self.tried
 
 
 class Trail(NamedTuple):
@@ -97,9 +35,13 @@ class Trail(NamedTuple):
 
 
 class Memory:
-    """Of the renderings of one conversation."""
+    """Of the renderings of one conversation. `messages` has the number of each message by the id of what the template
+    sees of it, and `sizes` the characters of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: View | None, views: Sequence[Any], sizes: Sequence[int]) -> None:
+        self.view = view
+        self.messages = {} if view is None else {id(each): index for index, each in enumerate(views)}
+        self.sizes = sizes
         self.written: dict[Key, Written] = {}
         self.trails: dict[Key, Trail] = {}
 
@@ -107,12 +49,14 @@ class Memory:
 class Run:
     """A rendering under way. `parts` are the pieces that were taken so far."""
 
-    def __init__(self, loops: Sequence[Loop], memory: Memory, budget: limits.Budget) -> None:
+    def __init__(self, loops: Sequence[Loop], memory: Memory, lessons: Lessons, budget: limits.Budget) -> None:
         self.parts: list[str] = []
+        self.missed: list[Missed] = []
+        self._lessons = lessons
         self._loops = loops
         self._memory = memory
         self._budget = budget
-        self._open: tuple[Loop, Key, Any, int, int] | None = None
+        self._open: tuple[Loop, Key, Any, int, int, tuple[Key, int, int] | None] | None = None
         self._trail: Trail | None = None
         self._idle: tuple[Any, int] = (None, 0)
 
@@ -141,23 +85,42 @@ class Run:
             self._trail = None
             return True
         try:
-            read = _read(loop.reads, spaces)
+            read = read_attributes(loop.reads, spaces)
             key = (number, *map(fingerprint, values), *map(fingerprint, read))
         except NotSettled:
             self._trail = None
             return True
         loop.tried += 1
-        written = self._memory.written.get(key)
+        written, lesson = self._memory.written.get(key), None
+        if written is None:
+            written, lesson = self._replay(number, key, (values, read))
         if trail is not None:
             trail.written.append(written)
         if written is None:
-            self._open = loop, key, (values, read), len(self.parts), self._budget.left
+            self._open = loop, key, (values, read), len(self.parts), self._budget.left, lesson
             return True
         loop.known += 1
         self._write([written], loop, spaces)
         if trail is not None and outlook is not None and outlook[0].index0 == loop.back:
             self._follow(trail, loop, spaces, outlook[0])
         return False
+
+    def _replay(self, number: int, key: Key, kept: Any) -> tuple[Written | None, tuple[Key, int, int] | None]:
+        """What an iteration over a message writes, where that was learnt; otherwise what there is to learn."""
+        memory = self._memory
+        message = memory.messages.get(id(kept[0][0]))
+        if message is None or memory.view is None:
+            return None, None
+        shape = shape_of(number, memory.view, message, key[2:])
+        if shape is None:
+            return None, None
+        replayed = self._lessons.replay(shape, memory.view, message)
+        if replayed is None:
+            return None, (shape, number, message)
+        text, program = replayed
+        written = Written(text, program.values, program.cost + memory.sizes[message], kept)
+        memory.written[key] = written
+        return written, None
 
     def _write(self, iterations: Sequence[Written], loop: Loop, spaces: Spaces) -> None:
         limits.spend(sum(written.cost for written in iterations))
@@ -170,9 +133,9 @@ class Run:
         self.keep_trail()
         _, lists, names = outlook
         try:
-            read = _read(loop.outlook_reads, spaces)
+            read = read_attributes(loop.outlook_reads, spaces)
             key = (number, *map(fingerprint, names), *map(fingerprint, read))
-            self._trail = Trail(key, lists, _read(loop.thresholds, spaces), (names, read), [])
+            self._trail = Trail(key, lists, read_attributes(loop.thresholds, spaces), (names, read), [])
         except NotSettled:
             self._trail = None
 
@@ -206,19 +169,22 @@ class Run:
         """The iteration has been run to its end."""
         if self._open is None:
             return
-        loop, key, kept, start, before = self._open
+        loop, key, kept, start, before, lesson = self._open
         self._open = None
         cost = before - self._budget.left
         text = concat(self.parts[start:])
         self.parts[start:] = [text]
         try:
-            values = _read(loop.writes, spaces)
-            all(map(fingerprint, values))
+            values = read_attributes(loop.writes, spaces)
+            for value in values:
+                fingerprint(value)
         except NotSettled:
             return
         self._memory.written[key] = written = Written(text, values, cost, kept)
         if self._trail is not None:
             self._trail.written[-1] = written
+        if lesson is not None:
+            self.missed.append(Missed(*lesson, text, values, cost))
 
 
 def _common_length(one: Any, other: Any) -> int:
@@ -226,39 +192,3 @@ def _common_length(one: Any, other: Any) -> int:
     if type(one) is not list or type(other) is not list:
         return 0
     return next((n for n, same in enumerate(map(is_, one, other)) if not same), min(len(one), len(other)))
-
-
-def _read(attributes: Sequence[tuple[int, str]], spaces: Spaces) -> tuple[Any, ...]:
-    """Attributes of namespaces. Raises NotSettled for what is no namespace."""
-    if any(type(space) is not SafeNamespace for space in spaces):
-        raise NotSettled
-    return tuple(_attributes(spaces[space]).get(attribute, missing) for space, attribute in attributes)
-
-
-def _attributes(space: SafeNamespace) -> dict[str, Any]:
-    found: dict[str, Any] = object.__getattribute__(space, "_Namespace__attrs")
-    return found
-
-
-current: ContextVar[Run | None] = ContextVar("run", default=None)
-
-
-def looks_up(number: int) -> bool:
-    run = current.get()
-    return run is not None and run.looks_up(number)
-
-
-def begin(number: int, values: Any, spaces: Spaces, outlook: Outlook | None) -> bool:
-    run = current.get()
-    return run is None or run.begin(number, values, spaces, outlook)
-
-
-def is_idle(context: LoopContext, flag: Any) -> bool:
-    run = current.get()
-    return run is not None and run.is_idle(context, flag)
-
-
-def end(spaces: Spaces) -> None:
-    run = current.get()
-    if run is not None:
-        run.end(spaces)

@@ -12,9 +12,19 @@ from dataclasses import dataclass, field
 
 from jinja2 import nodes
 
-_OF_LOOPS = frozenset(("index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"))
+_OF_LOOPS = frozenset("index index0 revindex revindex0 first last length previtem nextitem".split())
 _STATEFUL = ("cycler", "joiner", "namespace", "self")
-_PURE = (nodes.Getattr, nodes.Getitem, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Add, nodes.Sub)
+_PURE = (
+    nodes.Getattr,
+    nodes.Getitem,
+    nodes.Compare,
+    nodes.Operand,
+    nodes.And,
+    nodes.Or,
+    nodes.Not,
+    nodes.Add,
+    nodes.Sub,
+)
 _PURE_FILTERS = ("length", "count", "first", "last")
 _SCOPES = (nodes.With, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.Scope, nodes.Macro)
 
@@ -108,20 +118,21 @@ class Planner:
     def _find_flag(self, body: list[nodes.Node]) -> nodes.Expr | None:
         """Of a loop that sets names to numbers that follow from its index, and does all else if the flag and something
         else is true."""
-        *assigns, last = body
-        numbers = all(isinstance(node, nodes.Assign) and _is_name(node.target) and _is_place(node.node) for node in assigns)
-        if not numbers or not isinstance(last, nodes.If) or last.elif_ or last.else_:
+        *numbers, last = body
+        if not all(map(_sets_number, numbers)) or not isinstance(last, nodes.If) or last.elif_ or last.else_:
             return None
         test: nodes.Expr = last.test
         while isinstance(test, nodes.And):
             test = test.left
-        is_flag = isinstance(test, nodes.Getattr) and isinstance(test.node, nodes.Name) and test.node.name in self._spaces
-        return test if is_flag else None
+        if isinstance(test, nodes.Getattr) and isinstance(test.node, nodes.Name) and test.node.name in self._spaces:
+            return test
+        return None
 
     def _look(self, node: nodes.Node, outlook: Outlook) -> None:
         if isinstance(node, nodes.Compare) and self._is_threshold(node):
             (operand,) = node.ops
-            assert isinstance(operand.expr, nodes.Getattr) and isinstance(operand.expr.node, nodes.Name)
+            assert isinstance(operand.expr, nodes.Getattr)
+            assert isinstance(operand.expr.node, nodes.Name)
             outlook.thresholds[operand.expr.node.name, operand.expr.attr] = None
         elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
             if node.node.name in self._spaces:
@@ -156,8 +167,8 @@ class Planner:
         )
 
 
-def _is_name(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Name)
+def _sets_number(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name) and _is_place(node.node)
 
 
 def _is_place(node: nodes.Node) -> bool:

@@ -2,15 +2,22 @@
 
 A conversation is rendered as a whole and once for each answer, as the prompt that serving sends before it: most of that
 is the same messages over and over. An iteration whose dependencies (see plan.py) are those of one that was run before
-writes what that one wrote, and costs what it cost.
+writes what that one wrote, and costs what it cost; one whose shape was learnt (see lessons.py) is replayed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.chat.limits import limited
+from pipeline.chat.replay.recorder import NotReplayable
+from pipeline.chat.replay.structure import Structures
+from pipeline.chat.steps.current import current
 from pipeline.chat.steps.environment import StepwiseEnvironment
-from pipeline.chat.steps.memory import Loop, Memory, Run, current
+from pipeline.chat.steps.fingerprints import Loop
+from pipeline.chat.steps.lessons import MOST_MESSAGES, Lessons, Missed
+from pipeline.chat.steps.memory import Memory, Run
 from pipeline.chat.steps.plan import NotStepwise
+from pipeline.chat.steps.recording import StepRecordingTemplate
 from pipeline.chat.template import ChatTemplate
 from pipeline.chat.traced import JoinedText, Traced
 from pipeline.chat.traced_values import trace
@@ -20,15 +27,18 @@ from schemas.conversation import Conversation
 class StepwiseTemplate:
     """Renders as `template` does."""
 
-    def __init__(self, template: ChatTemplate) -> None:
+    def __init__(self, template: ChatTemplate, structures: Structures) -> None:
         self.template = template
+        self.lessons = Lessons()
+        self._structures = structures
         environment = StepwiseEnvironment(template.clock)
         try:
             self._compiled = environment.from_string(template.source)
         except NotStepwise:
             self._compiled = None
         self.loops = [Loop(plan) for plan in environment.plans]
-        self._last: tuple[Any, Any, Memory] = (None, None, Memory())
+        self._recording: StepRecordingTemplate | None = None
+        self._last: tuple[Any, Any, Memory] = (None, None, Memory(None, (), ()))
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template does."""
@@ -44,7 +54,8 @@ class StepwiseTemplate:
         budget = self.template.budget(conversation)
         with limited(budget):
             context = self.template.context(conversation, trace, add_generation_prompt=add_generation_prompt)
-            run = Run(self.loops, self._memory(conversation, context), budget)
+            memory = self._memory(conversation, context["messages"])
+            run = Run(self.loops, memory, self.lessons, budget)
             token = current.set(run)
             try:
                 for part in self._compiled.root_render_func(self._compiled.new_context(context)):
@@ -52,13 +63,40 @@ class StepwiseTemplate:
                 run.keep_trail()
             finally:
                 current.reset(token)
-            return JoinedText(run.parts, budget.output)
+            rendering = JoinedText(run.parts, budget.output)
+        if run.missed:
+            self._teach(conversation, memory, run.missed, add_generation_prompt=add_generation_prompt)
+        return rendering
 
-    def _memory(self, conversation: Conversation, context: dict[str, Any]) -> Memory:
+    def _memory(self, conversation: Conversation, views: Sequence[Any]) -> Memory:
         """Of this conversation. Threads may share the template: what is kept is read and replaced as one."""
-        row, first = self.template.traced_row(conversation), context["messages"][0]
+        row, first = self.template.traced_row(conversation), views[0]
         known_row, known_first, memory = self._last
         if row is not known_row or first is not known_first:
-            memory = Memory()
+            view = self._structures.view(conversation, add_generation_prompt=False)
+            memory = Memory(view, views, self.template.message_sizes(conversation.messages))
             self._last = row, first, memory
         return memory
+
+    def _teach(
+        self, conversation: Conversation, memory: Memory, missed: Sequence[Missed], *, add_generation_prompt: bool
+    ) -> None:
+        wanted = [each for each in missed if self.lessons.wants(each.shape)]
+        if not wanted or memory.view is None or len(conversation.messages) > MOST_MESSAGES:
+            return
+        try:
+            recorded = self._recorder().record_steps(
+                conversation, memory.view, self.loops, add_generation_prompt=add_generation_prompt
+            )
+        except (NotReplayable, RecursionError) as refusal:
+            self.lessons.refuse(wanted, str(refusal))
+        else:
+            self.lessons.learn(wanted, recorded, memory.view)
+
+    def _recorder(self) -> StepRecordingTemplate:
+        if self._recording is None:
+            template = self.template
+            recording = StepRecordingTemplate(template.source, template.variables, template.clock)
+            recording.tool_arguments, recording.null_content = template.tool_arguments, template.null_content
+            self._recording = recording
+        return self._recording
