@@ -133,6 +133,11 @@ class Traced(str):
         return str.__str__(self)
 
     @property
+    def pieces(self) -> Iterable[str]:
+        """Strings that are this one end to end, whose runs need not be joined."""
+        return (self,)
+
+    @property
     def origin(self) -> Origin | None:
         """The first that there is; None where all is the template's."""
         return next((run.origin for run in self.runs if run.origin is not None), None)
@@ -284,6 +289,7 @@ class JoinedText(Traced):
     """Pieces end to end, whose runs are joined when they are asked for: of a prompt, mostly only the text matters."""
 
     __slots__ = ("_parts",)
+    _parts: Sequence[str]
 
     def __new__(cls, parts: Sequence[str], most: int) -> "JoinedText":
         """Raises LimitExceeded, as `concat` does."""
@@ -294,6 +300,10 @@ class JoinedText(Traced):
         made = str.__new__(cls, "".join(parts))
         made._parts = parts
         return made
+
+    @property
+    def pieces(self) -> Iterable[str]:
+        return self._parts
 
     def __getattr__(self, name: str) -> Any:
         if name != "runs":

@@ -23,7 +23,7 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
         self._planner = Planner(node)
-        self._bodies: dict[int, tuple[Plan, nodes.Expr]] = {}
+        self._bodies: dict[int, tuple[Plan, nodes.Node]] = {}
         self._within = False
         super().visit_Template(node, frame)
 
@@ -49,7 +49,7 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
             self._visit_known(plan, target, nodes, frame)
         self._within = False
 
-    def _visit_known(self, plan: Plan, target: nodes.Expr, body: Iterable[nodes.Node], frame: Frame) -> None:
+    def _visit_known(self, plan: Plan, target: nodes.Node, body: Iterable[nodes.Node], frame: Frame) -> None:
         outer, loop = frame.parent, frame.symbols.find_ref("loop")
         assert outer is not None
         number = len(self.environment.plans)

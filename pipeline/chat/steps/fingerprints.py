@@ -35,7 +35,8 @@ class Portable(NamedTuple):
     value: Any
 
 
-PORTABLE = (str, bool, type(None), type, Portable)
+_SIMPLE = frozenset((str, bool, int, type(None)))
+PORTABLE = frozenset((str, bool, int, type(None), type, Portable))
 
 
 def fingerprint(value: Any) -> Any:
@@ -63,6 +64,14 @@ def fingerprint(value: Any) -> Any:
     raise NotSettled(kind.__name__)
 
 
+def fingerprints(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Of several values. Raises NotSettled."""
+    kinds = tuple(map(type, values))
+    if _SIMPLE.issuperset(kinds):
+        return kinds + tuple(values)
+    return tuple(map(fingerprint, values))
+
+
 class Loop:
     """A loop whose iterations can be known. What it reads and writes are attributes of its namespaces, each with the
     number of the namespace; `tried` and `known` count iterations."""
@@ -86,6 +95,8 @@ class Loop:
 
 def read_attributes(attributes: Sequence[tuple[int, str]], spaces: Spaces) -> tuple[Any, ...]:
     """Attributes of namespaces. Raises NotSettled for what is no namespace."""
+    if not attributes:
+        return ()
     if any(type(space) is not SafeNamespace for space in spaces):
         raise NotSettled
     return tuple(_attributes(spaces[space]).get(attribute, missing) for space, attribute in attributes)

@@ -74,7 +74,7 @@ def shape_of(number: int, view: View, message: int, fingerprints: Sequence[Any])
     """`fingerprints` are those of the guards and of what else the iteration reads. None where it depends on an object
     of its conversation."""
     structure = view.structure[1 + message], view.structure[-1]
-    portable = all(type(each) in PORTABLE for each in fingerprints)
+    portable = PORTABLE.issuperset(map(type, fingerprints))
     return (number, *structure, *fingerprints) if portable and UNKNOWN not in structure else None
 
 
@@ -111,7 +111,6 @@ class Lessons:
         if known is not None:
             return known.learns and self._steps < MOST_STEPS
         if shape in self._once_seen:
-            self._shapes[shape] = Shape()
             return True
         if len(self._once_seen) >= MOST_ONCE_SEEN:
             self._once_seen.clear()
@@ -121,7 +120,7 @@ class Lessons:
     def learn(self, missed: Iterable[Missed], recorded: Mapping[tuple[int, int], Recorded], view: View) -> None:
         self.given += 1
         for each in missed:
-            shape = self._shapes[each.shape]
+            shape = self._shapes.setdefault(each.shape, Shape())
             shape.lessons += 1
             try:
                 self._learn(shape, each, recorded.get((each.number, each.message)), view)
@@ -132,7 +131,7 @@ class Lessons:
     def refuse(self, missed: Iterable[Missed], reason: str) -> None:
         self.refusals[reason] += 1
         for each in missed:
-            self._shapes[each.shape].lessons += FREE_LESSONS
+            self._shapes.setdefault(each.shape, Shape()).lessons += FREE_LESSONS
 
     def _learn(self, shape: Shape, missed: Missed, recorded: Recorded | None, view: View) -> None:
         leaves = view.leaves[missed.message], view.leaves[-1]

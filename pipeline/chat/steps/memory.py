@@ -10,7 +10,16 @@ from jinja2.utils import missing
 
 from pipeline.chat import limits
 from pipeline.chat.replay.structure import View
-from pipeline.chat.steps.fingerprints import Key, Loop, NotSettled, Outlook, Spaces, fingerprint, read_attributes
+from pipeline.chat.steps.fingerprints import (
+    Key,
+    Loop,
+    NotSettled,
+    Outlook,
+    Spaces,
+    fingerprint,
+    fingerprints,
+    read_attributes,
+)
 from pipeline.chat.steps.lessons import Lessons, Missed, shape_of
 from pipeline.chat.traced import Traced, concat
 
@@ -86,7 +95,7 @@ class Run:
             return True
         try:
             read = read_attributes(loop.reads, spaces)
-            key = (number, *map(fingerprint, values), *map(fingerprint, read))
+            key = (number, fingerprint(values[0]), *fingerprints(values[1:]), *fingerprints(read))
         except NotSettled:
             self._trail = None
             return True
@@ -134,7 +143,7 @@ class Run:
         _, lists, names = outlook
         try:
             read = read_attributes(loop.outlook_reads, spaces)
-            key = (number, *map(fingerprint, names), *map(fingerprint, read))
+            key = (number, *fingerprints(names), *fingerprints(read))
             self._trail = Trail(key, lists, read_attributes(loop.thresholds, spaces), (names, read), [])
         except NotSettled:
             self._trail = None
@@ -157,7 +166,7 @@ class Run:
         for pair in zip(known.thresholds, trail.thresholds, strict=True):
             if pair[0] != pair[1]:
                 stop = min(stop, *(value - 1 if type(value) is int else 0 for value in pair))
-        iterations = list(takewhile(lambda written: written is not None, known.written[start:stop]))
+        iterations = [written for written in takewhile(bool, known.written[start:stop]) if written is not None]
         if iterations:
             self._write(iterations, loop, spaces)
             trail.written.extend(iterations)
@@ -176,8 +185,7 @@ class Run:
         self.parts[start:] = [text]
         try:
             values = read_attributes(loop.writes, spaces)
-            for value in values:
-                fingerprint(value)
+            fingerprints(values)
         except NotSettled:
             return
         self._memory.written[key] = written = Written(text, values, cost, kept)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from jinja2 import nodes
 
-_OF_LOOPS = frozenset("index index0 revindex revindex0 first last length previtem nextitem".split())
+_OF_LOOPS = frozenset(["index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"])
 _STATEFUL = ("cycler", "joiner", "namespace", "self")
 _PURE = (
     nodes.Getattr,
@@ -100,7 +100,7 @@ class Planner:
         walk.plan.flag = self._find_flag(loop.body)
         return walk.plan
 
-    def _look_out(self, items: nodes.Expr, plan: Plan) -> Outlook | None:
+    def _look_out(self, items: nodes.Node, plan: Plan) -> Outlook | None:
         """None for guards that may look anywhere."""
         if not isinstance(items, nodes.Name) or items.name in plan.names:
             return None
@@ -121,7 +121,7 @@ class Planner:
         *numbers, last = body
         if not all(map(_sets_number, numbers)) or not isinstance(last, nodes.If) or last.elif_ or last.else_:
             return None
-        test: nodes.Expr = last.test
+        test: nodes.Node = last.test
         while isinstance(test, nodes.And):
             test = test.left
         if isinstance(test, nodes.Getattr) and isinstance(test.node, nodes.Name) and test.node.name in self._spaces:

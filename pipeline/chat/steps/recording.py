@@ -14,7 +14,7 @@ from pipeline.chat.replay.symbols import SymbolicText, join_parts, texts_of
 from pipeline.chat.replay.values import make_symbol
 from pipeline.chat.steps import current
 from pipeline.chat.steps.environment import StepwiseCodeGenerator
-from pipeline.chat.steps.fingerprints import Key, Loop, Outlook, Spaces, fingerprint, read_attributes
+from pipeline.chat.steps.fingerprints import Key, Loop, Outlook, Spaces, fingerprints, read_attributes
 from pipeline.chat.steps.lessons import Answers, Recorded, shape_of
 from pipeline.chat.steps.plan import Plan
 from pipeline.chat.traced import Origin
@@ -35,8 +35,8 @@ class StepRecorder(Recorder):
 
 
 class RecordingRun:
-    """A rendering on symbols under way, every iteration of which is run. `recorded` is by the numbers of the loop and of
-    the message."""
+    """A rendering on symbols under way, every iteration of which is run. `recorded` is by the numbers of the loop and
+    of the message."""
 
     def __init__(self, loops: Sequence[Loop], recorder: StepRecorder, views: Sequence[Any], view: View) -> None:
         self.parts: list[str] = []
@@ -59,8 +59,7 @@ class RecordingRun:
         if message is not None:
             try:
                 read = read_attributes(self._loops[number].reads, spaces)
-                fingerprints = [*map(fingerprint, values[1:]), *map(fingerprint, read)]
-                shape = shape_of(number, self._view, message, fingerprints)
+                shape = shape_of(number, self._view, message, fingerprints(values[1:]) + fingerprints(read))
                 self._open = number, message, shape, len(self.parts)
             except NotReplayable:
                 pass
@@ -76,8 +75,7 @@ class RecordingRun:
         pieces = written._pieces if isinstance(written, SymbolicText) else tuple(texts_of(written))
         try:
             values = read_attributes(self._loops[number].writes, spaces)
-            for value in values:
-                fingerprint(value)
+            fingerprints(values)
         except NotReplayable:
             return
         self.recorded[number, message] = Recorded(shape, self._recorder.asked, pieces, values)

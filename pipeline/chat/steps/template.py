@@ -5,8 +5,11 @@ is the same messages over and over. An iteration whose dependencies (see plan.py
 writes what that one wrote, and costs what it cost; one whose shape was learnt (see lessons.py) is replayed.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
+
+import jinja2
 
 from pipeline.chat.limits import limited
 from pipeline.chat.replay.recorder import NotReplayable
@@ -32,10 +35,9 @@ class StepwiseTemplate:
         self.lessons = Lessons()
         self._structures = structures
         environment = StepwiseEnvironment(template.clock)
-        try:
+        self._compiled: jinja2.Template | None = None
+        with contextlib.suppress(NotStepwise):
             self._compiled = environment.from_string(template.source)
-        except NotStepwise:
-            self._compiled = None
         self.loops = [Loop(plan) for plan in environment.plans]
         self._recording: StepRecordingTemplate | None = None
         self._last: tuple[Any, Any, Memory] = (None, None, Memory(None, (), ()))
@@ -81,17 +83,18 @@ class StepwiseTemplate:
     def _teach(
         self, conversation: Conversation, memory: Memory, missed: Sequence[Missed], *, add_generation_prompt: bool
     ) -> None:
-        wanted = [each for each in missed if self.lessons.wants(each.shape)]
-        if not wanted or memory.view is None or len(conversation.messages) > MOST_MESSAGES:
+        """A lesson on one iteration is a lesson on all of them."""
+        wanted = [self.lessons.wants(each.shape) for each in missed]
+        if not any(wanted) or memory.view is None or len(conversation.messages) > MOST_MESSAGES:
             return
         try:
             recorded = self._recorder().record_steps(
                 conversation, memory.view, self.loops, add_generation_prompt=add_generation_prompt
             )
         except (NotReplayable, RecursionError) as refusal:
-            self.lessons.refuse(wanted, str(refusal))
+            self.lessons.refuse(missed, str(refusal))
         else:
-            self.lessons.learn(wanted, recorded, memory.view)
+            self.lessons.learn(missed, recorded, memory.view)
 
     def _recorder(self) -> StepRecordingTemplate:
         if self._recording is None:
