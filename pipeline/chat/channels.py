@@ -1,8 +1,9 @@
 """The channel of every character of a rendering, and from it the channel of every token."""
 
 import re
-from collections.abc import Sequence
-from itertools import takewhile
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +39,11 @@ def character_channels(layout: Layout, messages: Sequence[Message], lexemes: Lex
     _mark_rows(channels, rows, messages)
     _mark_turn_ends(text, channels, rows, messages, lexemes)
     parts = np.full(len(text), Part.MARKUP, np.uint8)
+    ends = [span.end for span in rows]
     for region in layout.regions:
         bits = _message_bits(messages, region.message) | LAST_TURN * (region.message == last_turn)
-        _mark_region(parts, text, rows, region, lexemes)
+        own = list(_rows_of(region, rows, bisect_left(ends, region.start)))
+        _mark_region(parts, text, own, region, lexemes)
         span = slice(region.start, region.end)
         channels[span] = parts[span] << np.uint8(3) | np.uint8(bits)
     return channels
@@ -80,24 +83,28 @@ def _mark_turn_ends(
             channels[found.start : found.end] = _message_bits(messages, message) | Part.END << 3
 
 
-def _mark_region(parts: Bytes, text: str, rows: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
+def _rows_of(region: Region, rows: Sequence[RowSpan], first: int) -> Iterator[RowSpan]:
+    """The message's rows in its region, none of which is before `first`. A prompt may end inside a row's text, where it
+    forces what the row begins with."""
+    for start, end, origin in islice(rows, first, None):
+        if start > region.end_token:
+            return
+        if origin.message == region.message:
+            yield RowSpan(max(start, region.start), min(end, region.end_token), origin)
+
+
+def _mark_region(parts: Bytes, text: str, own: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
     """What each character of a generated region is; it is markup where nothing else is said."""
-    own = [_clip(span, region) for span in rows if _is_in(span, region)]
     _mark_calls(parts, own, region.start, region.end_token)
-    _mark_reasoning(parts, text, own, region, lexemes)
+    thought_end = _mark_reasoning(parts, text, own, region, lexemes)
     for start, end, origin in own:
-        thought = parts[start:end] == Part.REASONING  # cut out of the content, which is the origin
-        parts[start:end][~thought] = _PARTS.get(origin.field, Part.MARKUP)
+        part = _PARTS.get(origin.field, Part.MARKUP)
+        if start < thought_end:  # it may be cut out of the content, which is the origin
+            thought = parts[start:end] == Part.REASONING
+            parts[start:end][~thought] = part
+        else:
+            parts[start:end] = part
     parts[region.end_token : region.end] = Part.END
-
-
-def _is_in(span: RowSpan, region: Region) -> bool:
-    return span.origin.message == region.message and region.start <= span.end and span.start <= region.end_token
-
-
-def _clip(span: RowSpan, region: Region) -> RowSpan:
-    """A prompt may end inside a row's text, where it forces what the row begins with."""
-    return RowSpan(max(span.start, region.start), min(span.end, region.end_token), span.origin)
 
 
 def _mark_calls(parts: Bytes, own: Sequence[RowSpan], start: int, end: int) -> None:
@@ -109,13 +116,14 @@ def _mark_calls(parts: Bytes, own: Sequence[RowSpan], start: int, end: int) -> N
             parts[before:after] = Part.TOOL_CALL
 
 
-def _mark_reasoning(parts: Bytes, text: str, own: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> None:
+def _mark_reasoning(parts: Bytes, text: str, own: Sequence[RowSpan], region: Region, lexemes: Lexemes) -> int:
     """The opening tag is what stands before the reasoning; the closing tag goes through the first added token after
-    it, else through the line."""
+    it, else through the line. Gives the end of what was marked."""
     spans = [number for number, span in enumerate(own) if span.origin.field == Field.REASONING]
     if not spans:
-        parts[region.start : _end_of_thought(text, own, region)] = Part.REASONING
-        return
+        end = _end_of_thought(text, own, region)
+        parts[region.start : end] = Part.REASONING
+        return end
     last = spans[-1]
     limit = own[last + 1].start if last + 1 < len(own) else region.end_token
     begin = own[spans[0] - 1].end if spans[0] else region.start
@@ -124,6 +132,7 @@ def _mark_reasoning(parts: Bytes, text: str, own: Sequence[RowSpan], region: Reg
     line = text.find("\n", limit - len(after.lstrip()), limit)
     closing = own[last].end + tag.end if tag else limit if line < 0 else line + 1
     parts[begin:closing] = Part.REASONING
+    return closing
 
 
 def _end_of_thought(text: str, own: Sequence[RowSpan], region: Region) -> int:

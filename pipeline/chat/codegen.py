@@ -7,8 +7,10 @@ from typing import Any
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
+from jinja2.idtracking import VAR_LOAD_PARAMETER
 
 _LOOKUPS = ("in", "notin")
+_OF_LOOPS = frozenset(("index", "index0", "revindex", "revindex0", "first", "last", "length"))
 
 
 def _is_constant(node: nodes.Node) -> bool:
@@ -73,6 +75,16 @@ class TracingCodeGenerator(CodeGenerator):
             self.visit(item.value, frame)
             self.write(", ")
         self.write("}")
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802
+        """What a loop knows of its place needs no sandbox; `loop` is never anything else inside one."""
+        if isinstance(node.node, nodes.Name) and node.node.name == "loop" and node.attr in _OF_LOOPS:
+            reference = frame.symbols.ref("loop")
+            load = frame.symbols.find_load(reference)
+            if load is not None and load[0] == VAR_LOAD_PARAMETER and not self.parameter_is_undeclared(reference):
+                self.write(f"{reference}.{node.attr}")
+                return
+        super().visit_Getattr(node, frame)
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
         if isinstance(node.arg, nodes.Slice):

@@ -31,18 +31,23 @@ def dropped_reasoning(layout: Layout, messages: Sequence[Message]) -> frozenset[
 
 
 def _emitted(layout: Layout) -> Mapping[Origin, str]:
-    """The visible characters of each origin."""
+    """The characters of each origin, as far as they are not white space at their borders."""
     parts: dict[Origin, list[str]] = defaultdict(list)
     for start, end, origin in layout.rows:
-        whole = origin._replace(part=0) if origin.field == Field.BODY else origin  # inside its spans and outside
-        parts[whole].append(_visible(layout.text[start:end]))
-    return {origin: "".join(found) for origin, found in parts.items()}
+        whole = (
+            origin._replace(part=0) if origin.part and origin.field == Field.BODY else origin
+        )  # in and outside spans
+        parts[whole].append(layout.text[start:end])
+    return {origin: "".join(found).strip() for origin, found in parts.items()}
 
 
 def _drops_text(emitted: Mapping[Origin, str], index: int, message: Message) -> bool:
     """Whether reasoning that was typed in the content is dropped. Raises RejectRow where other text is."""
-    given = _visible(message.content or "")
-    found = emitted.get(Origin(index, Field.BODY), "")
+    content = message.content or ""
+    text = emitted.get(Origin(index, Field.BODY), "")
+    if text == content.strip():
+        return False
+    given, found = _visible(content), _visible(text)
     if len(found) >= len(given):
         return False
     thought, tag, answer = given.rpartition(_END_OF_THOUGHT)
@@ -52,7 +57,8 @@ def _drops_text(emitted: Mapping[Origin, str], index: int, message: Message) -> 
 
 
 def _drops_reasoning(emitted: Mapping[Origin, str], index: int, message: Message) -> bool:
-    return bool(_visible(message.reasoning_content or "")) and not emitted.get(Origin(index, Field.REASONING))
+    reasoning = message.reasoning_content
+    return bool(reasoning and reasoning.strip()) and not emitted.get(Origin(index, Field.REASONING))
 
 
 def _visible(text: str) -> str:

@@ -15,9 +15,9 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro, Undefined
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, missing
 
 from pipeline.chat import costs, filters, limits
 from pipeline.chat.codegen import TracingCodeGenerator
@@ -31,7 +31,7 @@ from pipeline.chat.traced import (
     as_row_text,
     concat,
 )
-from pipeline.chat.traced_values import TracedFloat, TracedInt, first_origin, trace
+from pipeline.chat.traced_values import TracedDict, TracedFloat, TracedInt, TracedList, first_origin, trace
 
 
 def printed(value: Any) -> str:
@@ -105,6 +105,7 @@ def _range(*bounds: int) -> range:
     return made
 
 
+_OF_MAPPINGS = frozenset(dir(dict))
 _SCOPES = ("_block_vars", "_loop_vars")
 """Jinja hands the variables of the loop or block along with every call."""
 
@@ -197,6 +198,23 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     def _modulo(self, left: Any, right: Any) -> Any:
         return filters.percent_format(left, right) if isinstance(left, str) else left % right
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As the sandbox does it. Most often it is a key of a mapping, which has no such attribute, or something that
+        needs no further look."""
+        kind = type(obj)
+        if (kind is TracedDict or kind is dict) and attribute not in _OF_MAPPINGS:
+            try:
+                return obj[attribute]
+            except KeyError:
+                return self.undefined(obj=obj, name=attribute)
+        if attribute in _PLAIN_ATTRIBUTES.get(kind, ()):
+            return getattr(obj, attribute)
+        if kind is SafeNamespace and not attribute.startswith("_"):
+            value = getattr(obj, attribute, missing)
+            if type(value) in _PLAIN_KINDS:
+                return value
+        return super().getattr(obj, attribute)
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if _is_ours(obj, attr) or (attr in costs.NOT_AVAILABLE and isinstance(obj, str | int)):
             return False
@@ -225,10 +243,21 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
 _OURS: dict[type, frozenset[str]] = {
     made: frozenset([*dir(made), *made.__annotations__]) - frozenset(dir(made.__base__))
-    for made in (Traced, TracedInt, TracedFloat)
+    for made in (Traced, TracedInt, TracedFloat, TracedDict, TracedList)
 }
+
+
+_PLAIN_ATTRIBUTES: dict[type, frozenset[str]] = {
+    LoopContext: frozenset(("index", "index0", "revindex", "revindex0", "first", "last", "length")),
+    Traced: frozenset(name for name in dir(str) if not name.startswith("_"))
+    - {"format", "format_map", *costs.NOT_AVAILABLE},
+}
+"""What is always safe, and is what it is."""
+_PLAIN_KINDS = frozenset((bool, int, str, Traced, type(None)))
 
 
 def _is_ours(obj: Any, attribute: str) -> bool:
     """Whether it is an attribute that a traced value has beyond the plain one's."""
-    return isinstance(obj, str | int | float) and any(attribute in _OURS.get(made, ()) for made in type(obj).__mro__)
+    return isinstance(obj, str | int | float | dict | list) and any(
+        attribute in _OURS.get(made, ()) for made in type(obj).__mro__
+    )

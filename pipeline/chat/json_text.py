@@ -8,9 +8,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.chat.limits import spend, spend_text
-from pipeline.chat.traced import Run, Traced, as_row_text, concat, runs_of
-from pipeline.chat.traced_values import first_origin
+from pipeline.chat.limits import CHARACTERS_A_RUN, counted, spend, spend_text
+from pipeline.chat.traced import Origin, Run, Traced, as_row_text, concat, runs_of
+from pipeline.chat.traced_values import TracedDict, TracedList, first_origin
 
 
 class Style(NamedTuple):
@@ -19,6 +19,9 @@ class Style(NamedTuple):
     comma: str
     colon: str
     sort_keys: bool
+
+
+_PLAIN_STYLES = {(bool, kind, str, str, bool) for kind in (type(None), str)}
 
 
 def to_json(
@@ -41,6 +44,36 @@ def make_style(
 
 
 def write_json(value: Any, style: Style) -> Traced:
+    if not isinstance(value, TracedDict | TracedList) or value.origin is None or not _is_plain(style):
+        return _write(value, style)
+    if style not in value.written:
+        with counted() as spent:
+            text = _write(value, style) if style.indent is not None else _write_at_once(value, style, value.origin)
+        value.written[style] = text, spent()
+        return text
+    text, cost = value.written[style]
+    spend(cost)
+    return text
+
+
+def _is_plain(style: Style) -> bool:
+    """Whether its settings are the template's own constants, of the usual types."""
+    return tuple(map(type, style)) in _PLAIN_STYLES
+
+
+def _write_at_once(value: Any, style: Style, origin: Origin) -> Traced:
+    """A value whose leaves are all of one origin."""
+    text = json.dumps(
+        value,
+        ensure_ascii=style.ensure_ascii,
+        separators=(style.comma, style.colon),
+        sort_keys=style.sort_keys,
+    )
+    spend_text(len(text) + CHARACTERS_A_RUN)
+    return as_row_text(text, origin)
+
+
+def _write(value: Any, style: Style) -> Traced:
     written = concat(_pieces(value, style, 0))
     return written if first_origin(value) is None else _adopt_structure(written)
 

@@ -7,7 +7,7 @@ a clock, so that a row is refused everywhere or nowhere. Outside a rendering not
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -51,6 +51,14 @@ def limited(budget: Budget) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[], int]]:
+    """Gives what tells the units that were spent since."""
+    budget = _current.get()
+    before = 0 if budget is None else budget.left
+    yield lambda: 0 if budget is None else before - budget.left
 
 
 def spend(units: int) -> None:

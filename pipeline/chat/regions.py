@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline.chat.lexemes import Lexemes
-from pipeline.chat.traced import Field, Origin, Traced, concat
+from pipeline.chat.traced import Field, Origin, Traced, concat, runs_of
 from schemas.conversation import Message
 from schemas.rejects import Reason, RejectRow
 
@@ -43,13 +43,32 @@ def row_spans(rendering: Traced) -> list[RowSpan]:
     """Raises RejectRow where the template printed a null."""
     spans = []
     position = 0
-    for run in rendering.runs:
-        if run.origin is not None and run.origin.field == Field.NONE:
-            raise RejectRow(Reason.NONE_RENDERED, "the template prints a null field as 'None'")
-        if run.origin is not None and run.origin.is_row_text:
-            spans.append(RowSpan(position, position + run.length, run.origin))
-        position += run.length
+    for length, origin in rendering.runs:
+        if origin is not None:
+            if origin.field <= Field.ROW:
+                spans.append(RowSpan(position, position + length, origin))
+            elif origin.field == Field.NONE:
+                raise _printed_null()
+        position += length
     return spans
+
+
+def _end_of_rows(rendering: Traced) -> int:
+    """Where the last row character ends. Raises RejectRow where the template printed a null."""
+    end = position = 0
+    for piece in rendering.pieces:
+        for length, origin in runs_of(piece):
+            position += length
+            if origin is not None:
+                if origin.field <= Field.ROW:
+                    end = position
+                elif origin.field == Field.NONE:
+                    raise _printed_null()
+    return end
+
+
+def _printed_null() -> RejectRow:
+    return RejectRow(Reason.NONE_RENDERED, "the template prints a null field as 'None'")
 
 
 class Stretch(NamedTuple):
@@ -149,8 +168,7 @@ def _empty_region(text: str, rows: Sequence[RowSpan], message: int, start: int, 
 def _header_length(stretch: str, prompt: Traced | None, lexemes: Lexemes) -> int:
     if prompt is None:
         return len(stretch)
-    tail = max((span.end for span in row_spans(prompt)), default=0)
-    return lexemes.common_prefix(stretch, prompt.plain[tail:])
+    return lexemes.common_prefix(stretch, prompt.plain[_end_of_rows(prompt) :])
 
 
 def _marked_spans(rendering: Traced) -> list[tuple[int, int]]:

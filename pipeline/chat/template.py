@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from operator import is_
 from typing import Any, TypeAlias
 
 import jinja2
@@ -13,7 +14,7 @@ import jinja2
 from pipeline.chat.environment import TracingEnvironment
 from pipeline.chat.limits import Budget, limited
 from pipeline.chat.traced import Field, Origin, Run, Traced, concat
-from pipeline.chat.traced_values import trace
+from pipeline.chat.traced_values import TracedDict, trace
 from pipeline.config import ToolArguments
 from schemas.conversation import Conversation, Message, Span, ToolCall
 from schemas.errors import ConfigError
@@ -23,6 +24,11 @@ ROW = Origin(-1, Field.ROW)
 OUTSIDE_SPANS = 1
 """The part of the characters of a message's content that its `spans` leave out."""
 
+MOST_ROWS = 256
+"""Distinct tool definitions that are kept parsed."""
+
+Beside: TypeAlias = tuple[str | None, str | None, str | None]
+"""The tool definitions, documents and variables of a row."""
 MakeLeaf: TypeAlias = Callable[[Any, Origin], Any]
 
 
@@ -44,6 +50,9 @@ class ChatTemplate:
         self.tool_arguments: ToolArguments = tool_arguments
         self.null_content = False  # whether a message without content has a null, for templates that ask for one
         self.asks_for_date = False
+        self._rows: dict[Beside, dict[str, Any]] = {}
+        self._sizes: tuple[Sequence[Message], list[int]] = ((), [])
+        self._views: tuple[Any, Sequence[Message], list[Any]] = (None, (), [])
         self._fixed_size = len(source) + len(repr(self.variables))
         try:
             self._compiled = self.environment.from_string(source)
@@ -56,7 +65,7 @@ class ChatTemplate:
         """Raises RejectRow where the template refuses the conversation, fails on it, or does far too much."""
         rendering: Iterator[str] | None = None
         try:
-            budget = self._budget(conversation)
+            budget = self.budget(conversation)
             with limited(budget):
                 rendering = self.run(self.context(conversation, trace, add_generation_prompt=add_generation_prompt))
                 return concat(rendering, budget.output)
@@ -67,23 +76,53 @@ class ChatTemplate:
         self, conversation: Conversation, make_leaf: MakeLeaf, *, add_generation_prompt: bool
     ) -> dict[str, Any]:
         """What the template sees; `make_leaf` makes what stands for each value of the row."""
-        messages = enumerate(conversation.messages)
-        return {
-            **self.variables,
-            **self.row_view(conversation, make_leaf),
-            "messages": [self.message_view(message, index, make_leaf) for index, message in messages],
-            "add_generation_prompt": add_generation_prompt,
-        }
+        if make_leaf is trace:
+            row, messages = self.traced_row(conversation), self._traced_messages(conversation.messages)
+        else:
+            row = self.row_view(conversation, make_leaf)
+            messages = [self.message_view(each, index, make_leaf) for index, each in enumerate(conversation.messages)]
+        return {**self.variables, **row, "messages": messages, "add_generation_prompt": add_generation_prompt}
+
+    def traced_row(self, conversation: Conversation) -> dict[str, Any]:
+        """Kept for rows with the same tool definitions: templates cannot change what they are given."""
+        beside = conversation.tools, conversation.documents, conversation.template_kwargs
+        row = self._rows.get(beside)
+        if row is None:
+            if len(self._rows) >= MOST_ROWS:
+                self._rows.clear()
+            row = self._rows[beside] = self.row_view(conversation, trace)
+        return row
+
+    def _traced_messages(self, messages: Sequence[Message]) -> list[Any]:
+        """Kept for the prompts of the same conversation, which come next. Threads may share it: what is kept is read
+        and replaced as one."""
+        settings = self.tool_arguments, self.null_content
+        known_settings, known_messages, known = self._views
+        if known_settings == settings and len(messages) <= len(known) and all(map(is_, messages, known_messages)):
+            return known[: len(messages)]
+        views = [TracedDict(self.message_view(each, index, trace), None) for index, each in enumerate(messages)]
+        self._views = settings, messages, views
+        return views[:]
 
     def run(self, context: dict[str, Any]) -> Iterator[str]:
         """The pieces of the rendering, made as they are taken."""
         return self._compiled.root_render_func(self._compiled.new_context(context))
 
-    def _budget(self, conversation: Conversation) -> Budget:
-        messages = conversation.messages
+    def budget(self, conversation: Conversation) -> Budget:
+        """What rendering a conversation may cost."""
         of_row = (conversation.tools, conversation.documents, conversation.template_kwargs)
-        characters = self._fixed_size + sum(len(text or "") for text in of_row) + sum(map(_size, messages))
-        return Budget(characters, sum(1 + len(message.tool_calls) for message in messages))
+        messages = conversation.messages
+        characters = self._fixed_size + sum(len(text or "") for text in of_row) + sum(self.message_sizes(messages))
+        return Budget(characters, len(messages) + sum([len(message.tool_calls) for message in messages]))
+
+    def message_sizes(self, messages: Sequence[Message]) -> list[int]:
+        """The characters of each message. Kept as what the template sees is."""
+        known_messages, known = self._sizes
+        if len(messages) <= len(known) and all(map(is_, messages, known_messages)):
+            return known[: len(messages)]
+        sizes = list(map(_size, messages))
+        self._sizes = messages, sizes
+        return sizes
 
     def _line(self, error: Exception, rendering: Iterator[str] | None) -> str:
         """Where in the template an error came up: its innermost line, or the line last written where the error is in

@@ -1,7 +1,7 @@
 """Numbers, lists and dicts of the row, as they enter a template; and where a value came from."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 from pipeline.chat.limits import CONTAINERS, spend
 from pipeline.chat.traced import Origin, Traced, as_row_text
@@ -41,6 +41,33 @@ class TracedFloat(float):
         return self.traced()
 
 
+Written: TypeAlias = dict[Any, tuple[Traced, int]]
+"""A container's JSON text by its style, with the work that writing it was."""
+
+
+class TracedDict(dict[Any, Any]):
+    """A mapping of the row, all of whose leaves are of `origin`; None where it has none or they are of several.
+    Templates cannot change it."""
+
+    __slots__ = ("origin", "written")
+
+    def __init__(self, items: Mapping[Any, Any], origin: Origin | None) -> None:
+        super().__init__(items)
+        self.origin = origin
+        self.written: Written = {}
+
+
+class TracedList(list[Any]):
+    """A list of the row, as TracedDict."""
+
+    __slots__ = ("origin", "written")
+
+    def __init__(self, items: Iterable[Any], origin: Origin | None) -> None:
+        super().__init__(items)
+        self.origin = origin
+        self.written: Written = {}
+
+
 def trace(value: Any, origin: Origin) -> Any:
     """A JSON-like value whose strings, keys and numbers remember `origin`; booleans and null stay as they are."""
     if isinstance(value, str):
@@ -52,14 +79,18 @@ def trace(value: Any, origin: Origin) -> Any:
     if isinstance(value, float):
         return TracedFloat(value, origin)
     if isinstance(value, Mapping):
-        return {trace(key, origin): trace(item, origin) for key, item in value.items()}
+        entries = {trace(key, origin): trace(item, origin) for key, item in value.items()}
+        return TracedDict(entries, origin if entries else None)
     assert isinstance(value, list | tuple), type(value)
-    return [trace(item, origin) for item in value]
+    items = [trace(item, origin) for item in value]
+    return TracedList(items, origin if any(getattr(item, "origin", None) for item in items) else None)
 
 
 def first_origin(value: Any) -> Origin | None:
     """The first origin found in a value, looking into containers; None where all is the template's."""
     if isinstance(value, Traced | TracedInt | TracedFloat):
+        return value.origin
+    if isinstance(value, TracedDict | TracedList) and value.origin is not None:
         return value.origin
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]

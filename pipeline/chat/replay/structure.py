@@ -6,18 +6,13 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from pipeline.chat.replay.expressions import kind_of
-from pipeline.chat.template import ChatTemplate, MakeLeaf
+from pipeline.chat.template import MOST_ROWS, Beside, ChatTemplate, MakeLeaf
 from pipeline.chat.traced import Origin
 from schemas.conversation import Conversation, Message
 
 MOST_GROUPS = 10_000
 """Structures of messages that a process tells apart; a row with another one is not replayed."""
-MOST_ROWS = 256
-"""Distinct tool definitions that are kept parsed."""
 UNKNOWN = -1
-
-Beside: TypeAlias = tuple[str | None, str | None, str | None]
-"""The tool definitions, documents and variables of a row."""
 
 Frozen: TypeAlias = Any
 """What the template sees of a message as nested tuples, with kinds in the place of values."""

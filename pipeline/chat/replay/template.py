@@ -7,6 +7,8 @@ template would. Everything else goes through the template itself, and so does a 
 
 import zlib
 from collections import Counter
+from collections.abc import Sequence
+from operator import is_
 from typing import NamedTuple
 
 from pipeline.chat.replay.recorder import NotReplayable
@@ -14,13 +16,17 @@ from pipeline.chat.replay.recording import RecordingTemplate
 from pipeline.chat.replay.structure import UNKNOWN, Structures, View
 from pipeline.chat.replay.symbols import Piece
 from pipeline.chat.replay.tree import Program, Stretch, Tree
+from pipeline.chat.steps.template import StepwiseTemplate
 from pipeline.chat.template import ChatTemplate, served_prompt
 from pipeline.chat.traced import Traced
-from schemas.conversation import Conversation
+from schemas.conversation import Conversation, Message
 from schemas.rejects import RejectRow
 
 FIRST_CHECKED, CHECKED_ONE_IN = 32, 64
 """Replayed renderings of a block that are compared with the template's own: the first ones, then one in so many."""
+STEPS_CHECKED_ONE_IN = 512
+"""The same for renderings whose iterations were skipped or replayed (see chat/steps): there are many of them, and the
+template itself has run the most of what is around the iterations."""
 MOST_STEPS = 100_000
 """Tests and pieces that a process keeps, one or two kilobytes each."""
 MOST_ONCE_SEEN = 10_000
@@ -38,8 +44,15 @@ class Request(NamedTuple):
     conversation: Conversation
     add_generation_prompt: bool
 
-    def render(self, template: ChatTemplate) -> Traced:
+    def render(self, template: ChatTemplate | StepwiseTemplate) -> Traced:
         return template.render(self.conversation, add_generation_prompt=self.add_generation_prompt)
+
+
+class Whole(NamedTuple):
+    """The conversation that was rendered last, whose prompts come next, and whether its shape came before."""
+
+    messages: Sequence[Message]
+    known: bool
 
 
 class Shapes:
@@ -65,11 +78,13 @@ class ReplayingTemplate:
         self.refusals: Counter[str] = Counter()
         self._recording: RecordingTemplate | None = None
         self._structures = Structures(template)
+        self.stepwise = StepwiseTemplate(template, self._structures)
         self._shapes: dict[tuple[int, ...], Shapes] = {}
         self._once_seen: set[tuple[int, ...]] = set()
         self._stretches: dict[tuple[Piece, ...], Stretch] = {}
         self._steps = 0
         self._unchecked = FIRST_CHECKED
+        self._whole = Whole((), False)
 
     def start_block(self) -> None:
         """A new sample begins."""
@@ -81,24 +96,28 @@ class ReplayingTemplate:
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> Traced:
         """Raises RejectRow where the template does, and ReplayDiffers."""
         request = Request(conversation, add_generation_prompt)
-        if len(conversation.messages) > MOST_MESSAGES:
-            return request.render(self.template)
+        whole = self._whole if add_generation_prompt and _begins(self._whole.messages, conversation.messages) else None
+        if not add_generation_prompt:
+            self._whole = Whole(conversation.messages, False)
+        if len(conversation.messages) > MOST_MESSAGES or (whole and not whole.known):
+            return self._step(request)
         try:
             view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
             shapes = self._shapes.get(view.structure)
             program = shapes.tree.find(view.leaves, view.row) if shapes else None
             replayed = program.run(view.leaves, view.row) if program else None
         except Exception:  # the template will say what is wrong with the row
-            return request.render(self.template)
+            return self._step(request)
+        if shapes is None:
+            shapes = self._meet(view.structure, again=whole is not None)
+        if not add_generation_prompt:
+            self._whole = Whole(conversation.messages, shapes is not None)
         if shapes is not None and replayed is not None:
             shapes.replays += 1
             self.replayed += 1
-            self._check(replayed, request)
+            self._check(replayed, request, CHECKED_ONE_IN)
             return replayed
-        rendered = request.render(self.template)
-        self.rendered += 1
-        if shapes is None:
-            shapes = self._meet(view.structure)
+        rendered = self._step(request)
         if shapes is not None and shapes.learns and self._steps < MOST_STEPS:
             self._learn(shapes, view, request, rendered)
         return rendered
@@ -118,11 +137,17 @@ class ReplayingTemplate:
         if shapes and shapes.learns and self._steps < MOST_STEPS and shapes.tree.find(view.leaves, view.row) is None:
             self._learn(shapes, view, request, request.render(self.template))
 
-    def _meet(self, structure: tuple[int, ...]) -> Shapes | None:
-        """A structure is worth a lesson when it comes a second time."""
+    def _step(self, request: Request) -> Traced:
+        rendered = request.render(self.stepwise)
+        self.rendered += 1
+        self._check(rendered, request, STEPS_CHECKED_ONE_IN)
+        return rendered
+
+    def _meet(self, structure: tuple[int, ...], *, again: bool) -> Shapes | None:
+        """A structure is worth a lesson when it comes a second time; `again`: its conversation has."""
         if UNKNOWN in structure:
             return None
-        if structure in self._once_seen:
+        if again or structure in self._once_seen:
             return self._shapes.setdefault(structure, Shapes())
         if len(self._once_seen) >= MOST_ONCE_SEEN:
             self._once_seen.clear()
@@ -150,10 +175,10 @@ class ReplayingTemplate:
             self._recording = recording
         return self._recording
 
-    def _check(self, replayed: Traced, request: Request) -> None:
+    def _check(self, replayed: Traced, request: Request, one_in: int) -> None:
         """Compare a sample, chosen by its text so that it is the same whatever came before."""
         self._unchecked -= 1
-        if self._unchecked < 0 and zlib.crc32(replayed.plain.encode("utf-8", "surrogatepass")) % CHECKED_ONE_IN:
+        if self._unchecked < 0 and zlib.crc32(replayed.plain.encode("utf-8", "surrogatepass")) % one_in:
             return
         try:
             different = difference(replayed, request.render(self.template))
@@ -163,6 +188,11 @@ class ReplayingTemplate:
             roles = " ".join(message.role for message in request.conversation.messages)
             tools = "no tools" if request.conversation.tools is None else "tools"
             raise ReplayDiffers(f"a replayed rendering differs from the template's: {different}; {roles}; {tools}")
+
+
+def _begins(messages: Sequence[Message], beginning: Sequence[Message]) -> bool:
+    """Whether messages begin with these very ones."""
+    return 0 < len(beginning) <= len(messages) and all(map(is_, messages, beginning))
 
 
 def difference(replayed: Traced, rendered: Traced) -> str:

@@ -1,0 +1,299 @@
+"""What one iteration of a template's loop depends on, read off its syntax.
+
+A template can change nothing but its own variables and the attributes of namespaces, and what it sets in a loop is gone
+after the iteration. So what an iteration writes follows from the item, from the attributes of `loop` and of namespaces
+that it reads, and from the variables of the template around it. Most of those come in conditions that name nothing of
+the item (`loop.index0 > ns.last_query_index`, `messages[loop.index0 + 1].role != "tool"`): such an expression stands
+for all that it reads.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from jinja2 import nodes
+
+_OF_LOOPS = frozenset(["index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"])
+_STATEFUL = ("cycler", "joiner", "namespace", "self")
+_PURE = (
+    nodes.Getattr,
+    nodes.Getitem,
+    nodes.Compare,
+    nodes.Operand,
+    nodes.And,
+    nodes.Or,
+    nodes.Not,
+    nodes.Add,
+    nodes.Sub,
+)
+_PURE_FILTERS = ("length", "count", "first", "last")
+_SCOPES = (nodes.With, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.Scope, nodes.Macro)
+
+Attribute = tuple[str, str]
+"""The name of a namespace, and of an attribute of it."""
+
+
+class NotStepwise(Exception):
+    """An iteration may depend on more than can be told."""
+
+
+@dataclass
+class Plan:
+    """`guards` are expressions of which an iteration needs the value alone, `names` the variables around the loop that
+    it reads as they are, `reads` and `writes` the attributes of namespaces; what is written counts as read. Once `flag`
+    is false, an iteration does nothing, and leaves it so."""
+
+    guards: list[nodes.Expr] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+    reads: dict[Attribute, None] = field(default_factory=dict)
+    writes: tuple[Attribute, ...] = ()
+    outlook: "Outlook | None" = None
+    flag: nodes.Expr | None = None
+
+    @property
+    def spaces(self) -> list[str]:
+        guarded = [*self.outlook.reads, *self.outlook.thresholds] if self.outlook else []
+        return list(dict.fromkeys(name for name, _ in (*self.reads, *guarded)))
+
+
+@dataclass
+class Outlook:
+    """What the guards of a loop read, where each of them looks no further than `ahead` and `back` items from its own.
+    `lists` are looked up at such places, the loop's own first; `names` and `reads` are read as they are; the index is
+    compared with `thresholds`, and they are used for nothing else."""
+
+    lists: dict[str, None]
+    names: dict[str, None] = field(default_factory=dict)
+    reads: dict[Attribute, None] = field(default_factory=dict)
+    thresholds: dict[Attribute, None] = field(default_factory=dict)
+    ahead: int = 0
+    back: int = 0
+
+
+class Planner:
+    """Plans the loops of a template."""
+
+    def __init__(self, template: nodes.Template) -> None:
+        """Raises NotStepwise where namespaces may be known by several names, or something else keeps a state."""
+        self._macros = list(template.find_all(nodes.Macro))
+        self._spaces = _find_spaces(template)
+        if next(template.find_all(nodes.Block), None) is not None:
+            raise NotStepwise("it has blocks")
+
+    def plan(self, loop: nodes.For) -> Plan:
+        """Raises NotStepwise."""
+        targets = {name.name for name in _names(loop.target)}
+        if loop.recursive or loop.test or loop.else_:
+            raise NotStepwise("its loop is more than a loop")
+        inside = [*loop.body, *self._macros]
+        writes = dict.fromkeys((found.name, found.attr) for node in inside for found in node.find_all(nodes.NSRef))
+        if not self._spaces.issuperset(name for name, _ in writes):
+            raise NotStepwise("it sets attributes of what may be no namespace")
+        stored = {name.name for node in [loop.target, *loop.body] for name in _names(node) if name.ctx != "load"}
+        walk = _Walk(Plan(reads=dict(writes), writes=tuple(writes)), self._spaces, stored)
+        for statement in loop.body:
+            walk.visit(statement, inner=False, looping=False)
+        for target in targets:
+            walk.plan.names.pop(target, None)
+        for macro in self._macros:
+            walk.visit(macro, inner=True, looping=False)
+        walk.plan.outlook = self._look_out(loop.iter, walk.plan)
+        walk.plan.flag = self._find_flag(loop.body)
+        return walk.plan
+
+    def _look_out(self, items: nodes.Node, plan: Plan) -> Outlook | None:
+        """None for guards that may look anywhere."""
+        if not isinstance(items, nodes.Name) or items.name in plan.names:
+            return None
+        outlook = Outlook({items.name: None})
+        try:
+            for guard in plan.guards:
+                self._look(guard, outlook)
+        except NotStepwise:
+            return None
+        outlook.names |= plan.names
+        outlook.reads |= plan.reads
+        outlook.thresholds = {name: None for name in outlook.thresholds if name not in outlook.reads}
+        return outlook
+
+    def _find_flag(self, body: list[nodes.Node]) -> nodes.Expr | None:
+        """Of a loop that sets names to numbers that follow from its index, and does all else if the flag and something
+        else is true."""
+        *numbers, last = body
+        if not all(map(_sets_number, numbers)) or not isinstance(last, nodes.If) or last.elif_ or last.else_:
+            return None
+        test: nodes.Node = last.test
+        while isinstance(test, nodes.And):
+            test = test.left
+        if isinstance(test, nodes.Getattr) and isinstance(test.node, nodes.Name) and test.node.name in self._spaces:
+            return test
+        return None
+
+    def _look(self, node: nodes.Node, outlook: Outlook) -> None:
+        if isinstance(node, nodes.Compare) and self._is_threshold(node):
+            (operand,) = node.ops
+            assert isinstance(operand.expr, nodes.Getattr)
+            assert isinstance(operand.expr.node, nodes.Name)
+            outlook.thresholds[operand.expr.node.name, operand.expr.attr] = None
+        elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+            if node.node.name in self._spaces:
+                outlook.reads[node.node.name, node.attr] = None
+            elif node.node.name != "loop":
+                outlook.names[node.node.name] = None
+            elif node.attr in ("last", "nextitem"):
+                outlook.ahead = max(outlook.ahead, 1)
+            elif node.attr == "previtem":
+                outlook.back = max(outlook.back, 1)
+            elif node.attr not in ("first", "index", "index0"):
+                raise NotStepwise
+        elif isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and (places := _offset(node.arg)):
+            outlook.lists[node.node.name] = None
+            outlook.ahead = max(outlook.ahead, *places)
+            outlook.back = max(outlook.back, *(-place for place in places))
+        elif isinstance(node, nodes.Name):
+            outlook.names[node.name] = None
+        else:
+            for child in node.iter_child_nodes():
+                self._look(child, outlook)
+
+    def _is_threshold(self, node: nodes.Compare) -> bool:
+        operand = node.ops[0]
+        return (
+            len(node.ops) == 1
+            and operand.op in ("lt", "lteq", "gt", "gteq")
+            and _index_base(node.expr) is not None
+            and isinstance(operand.expr, nodes.Getattr)
+            and isinstance(operand.expr.node, nodes.Name)
+            and operand.expr.node.name in self._spaces
+        )
+
+
+def _sets_number(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name) and _is_place(node.node)
+
+
+def _is_place(node: nodes.Node) -> bool:
+    """Whether it is a sum of indices, lengths and numbers, which nothing can be wrong with."""
+    if isinstance(node, nodes.Add | nodes.Sub):
+        return _is_place(node.left) and _is_place(node.right)
+    if isinstance(node, nodes.Filter):
+        return node.name == "length" and isinstance(node.node, nodes.Name) and not node.args
+    return _index_base(node) is not None or (isinstance(node, nodes.Const) and type(node.value) is int)
+
+
+def _index_base(node: nodes.Node) -> int | None:
+    """Of `loop.index0` and `loop.index`."""
+    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name == "loop":
+        return {"index0": 0, "index": 1}.get(node.attr)
+    return None
+
+
+def _offset(node: nodes.Node) -> tuple[int] | None:
+    """How far from the item the place is that is looked up, where it is the index and a number."""
+    base = _index_base(node)
+    if base is not None:
+        return (base,)
+    if isinstance(node, nodes.Add | nodes.Sub) and isinstance(node.right, nodes.Const):
+        base, shift = _index_base(node.left), node.right.value
+        if base is not None and type(shift) is int:
+            return (base + shift if isinstance(node, nodes.Add) else base - shift,)
+    return None
+
+
+def _find_spaces(template: nodes.Template) -> frozenset[str]:
+    """The variables that hold a namespace, none of which can be known by another name."""
+    names = list(_names(template))
+    made = [
+        assign.target.name
+        for assign in template.find_all(nodes.Assign)
+        if isinstance(assign.target, nodes.Name)
+        and isinstance(assign.node, nodes.Call)
+        and isinstance(assign.node.node, nodes.Name)
+        and assign.node.node.name == "namespace"
+    ]
+    if sum(name.ctx == "load" and name.name in _STATEFUL for name in names) != len(made):
+        raise NotStepwise("it keeps a state beside its namespaces")
+    spaces = frozenset(made)
+    looked_into = sum(
+        isinstance(node.node, nodes.Name) and node.node.name in spaces for node in template.find_all(nodes.Getattr)
+    )
+    if looked_into != sum(name.ctx == "load" and name.name in spaces for name in names):
+        raise NotStepwise("a namespace is handed on")
+    return spaces
+
+
+def _names(node: nodes.Node) -> Iterator[nodes.Name]:
+    if isinstance(node, nodes.Name):
+        yield node
+    yield from node.find_all(nodes.Name)
+
+
+class _Walk:
+    """`stored`: what the loop itself sets."""
+
+    def __init__(self, plan: Plan, spaces: frozenset[str], stored: Iterable[str]) -> None:
+        self.plan = plan
+        self._spaces = spaces
+        self._stored = frozenset(stored)
+
+    def visit(self, node: nodes.Node, *, inner: bool, looping: bool) -> None:
+        """`inner`: in a scope of its own, `looping`: where `loop` is an inner one's."""
+        if not inner and isinstance(node, nodes.Expr) and not isinstance(node, nodes.Name) and self._is_closed(node):
+            self._guard(node)
+        elif isinstance(node, nodes.Name):
+            self._name(node, looping=looping)
+        elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and self._attribute(node, looping):
+            return
+        elif isinstance(node, nodes.For):
+            self._for(node, inner=inner, looping=looping)
+        else:
+            inner = inner or isinstance(node, _SCOPES)
+            for child in node.iter_child_nodes():
+                self.visit(child, inner=inner, looping=looping)
+
+    def _guard(self, node: nodes.Expr) -> None:
+        if next(_names(node), None) is not None and node not in self.plan.guards:
+            self.plan.guards.append(node)
+
+    def _name(self, node: nodes.Name, *, looping: bool) -> None:
+        if node.name == "loop" and not looping:
+            raise NotStepwise("it hands its loop on")
+        if node.ctx == "load":
+            self.plan.names[node.name] = None
+
+    def _attribute(self, node: nodes.Getattr, looping: bool) -> bool:
+        """Whether it is one of a namespace, or of the loop."""
+        assert isinstance(node.node, nodes.Name)
+        name = node.node.name
+        if name in self._spaces:
+            self.plan.reads[name, node.attr] = None
+        elif name == "loop" and not looping:
+            if node.attr not in _OF_LOOPS:
+                raise NotStepwise(f"it uses loop.{node.attr}")
+            self._guard(node)
+        return name in self._spaces or name == "loop"
+
+    def _for(self, node: nodes.For, *, inner: bool, looping: bool) -> None:
+        self.visit(node.iter, inner=inner, looping=looping)
+        if node.recursive or node.else_:
+            raise NotStepwise("it has a loop that is more than a loop")
+        for child in [node.target, *node.body, *([node.test] if node.test else [])]:
+            self.visit(child, inner=True, looping=True)
+
+    def _is_closed(self, node: nodes.Node) -> bool:
+        """Whether it can be computed before the iteration, and reads nothing that the iteration sets."""
+        if isinstance(node, nodes.Const):
+            return True
+        if isinstance(node, nodes.Name):
+            return node.ctx == "load" and node.name not in self._stored and node.name not in self._spaces
+        if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+            if node.node.name in self._spaces:
+                own = (node.node.name, node.attr)
+                return own not in self.plan.writes and node.node.name not in self._stored
+            if node.node.name == "loop":
+                return node.attr in _OF_LOOPS
+        if isinstance(node, nodes.Filter):
+            plain = node.name in _PURE_FILTERS and not (node.args or node.kwargs or node.dyn_args or node.dyn_kwargs)
+            return plain and node.node is not None and self._is_closed(node.node)
+        if isinstance(node, nodes.Test):
+            return not (node.dyn_args or node.dyn_kwargs) and all(map(self._is_closed, node.iter_child_nodes()))
+        return isinstance(node, _PURE) and all(map(self._is_closed, node.iter_child_nodes()))
