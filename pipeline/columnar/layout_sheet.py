@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +33,16 @@ class LayoutSheets:
             return None
         tokens = list(self._tokens(text, layout.controls))
         kinds = _kinds(layout)
+        starts = {span.start: span for span in tokens}
         if any((kinds[span.start : span.end] != kinds[span.start]).any() for span in tokens):
             return None
-        atoms: list[Atom] = []
-        for (start, end), token in zip(gaps(len(text), tokens), [*tokens, None], strict=True):
-            atoms += _text_atoms(text, kinds, start, end)
-            if token is not None:
-                channel, region, is_row = _parts(kinds[token.start])
-                atoms.append(Atom(channel, region, token.id, is_row=is_row))
+        changes = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
+        token_borders = [border for span in tokens for border in (span.start, span.end)]
+        borders = sorted({0, len(text), *changes.tolist(), *token_borders})
+        atoms = [
+            _atom(int(kind), text[start:end], starts.get(start))
+            for start, end, kind in zip(borders, borders[1:], kinds[borders[:-1]].tolist(), strict=False)
+        ]
         turns = (SheetTurn(r.message, r.served, r.message in layout.dropped) for r in layout.regions)
         return Sheet(tuple(atoms), tuple(turns))
 
@@ -67,14 +68,8 @@ def _kinds(layout: DocumentLayout) -> npt.NDArray[np.int64]:
     return (layout.numbers.astype(np.int64) + 1) << 9 | layout.characters.astype(np.int64) << 1 | is_row
 
 
-def _parts(kind: np.int64) -> tuple[int, int, bool]:
-    return int(kind) >> 1 & 255, (int(kind) >> 9) - 1, bool(int(kind) & 1)
-
-
-def _text_atoms(text: str, kinds: npt.NDArray[np.int64], start: int, end: int) -> Iterator[Atom]:
-    if start == end:
-        return
-    changes = start + 1 + np.flatnonzero(kinds[start + 1 : end] != kinds[start : end - 1])
-    for low, high in pairwise([start, *changes.tolist(), end]):
-        channel, region, is_row = _parts(kinds[low])
-        yield Atom(channel, region, constant=text[low:high], is_row=is_row)
+def _atom(kind: int, text: str, token: TokenSpan | None) -> Atom:
+    channel, region, is_row = kind >> 1 & 255, (kind >> 9) - 1, bool(kind & 1)
+    if token is not None:
+        return Atom(channel, region, token.id, is_row=is_row)
+    return Atom(channel, region, constant=text, is_row=is_row)

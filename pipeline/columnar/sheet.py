@@ -9,6 +9,7 @@ which is encoded as a whole.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,7 @@ import numpy.typing as npt
 Change = Callable[[str], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Atom:
+class Atom(NamedTuple):
     """`token`: the id of an added token, -1 for text. Text is `constant`, or else text number `text` of the row, after
     `change` where there is one; `avoids` is a byte that it may not begin with, -1 for none. `region` numbers the
     generated regions of the document, -1 outside of them. `is_row`: the text came with the row."""
