@@ -98,7 +98,7 @@ def with_engine(plan: BuildPlan, setting: EngineSetting) -> tuple[BuildPlan, Eng
     tools = load_tools(plan.recipe)
     choice = choose_engine(setting, tools.documents.encoder)
     recipe = replace(plan.recipe, engine=choice.name)
-    keep_tools(recipe, replace(tools, engine=choice.name))
+    keep_tools(recipe, replace(tools, engine=choice.name, certified=choice.certified))
     return replace(plan, recipe=recipe), choice
 
 

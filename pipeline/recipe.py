@@ -49,11 +49,12 @@ class Tools:
     formatter: ChatFormatter | None
     tokenizer: LoadedTokenizer
     engine: str
+    certified: BatchEncoder | None = None  # the engine, where it was chosen in this process
 
     @cached_property
     def batch(self) -> BatchEncoder | None:
         """The engine; None where texts cannot be encoded stretch by stretch."""
-        return make_batch_encoder(self.engine, self.documents.encoder)
+        return self.certified or make_batch_encoder(self.engine, self.documents.encoder)
 
     @cached_property
     def reference(self) -> BatchEncoder | None:
