@@ -95,7 +95,7 @@ def with_engine(plan: BuildPlan, setting: EngineSetting) -> tuple[BuildPlan, Eng
     tools = load_tools(plan.recipe)
     choice = choose_engine(setting, tools.documents.encoder)
     recipe = replace(plan.recipe, engine=choice.name)
-    keep_tools(recipe, tools_with_engine(tools, recipe))
+    keep_tools(recipe, tools_with_engine(tools, recipe, choice.certified))
     return replace(plan, recipe=recipe), choice
 
 

@@ -16,7 +16,7 @@ from pipeline.chat.shipped import TemplateSource, choose_template, shipped_names
 from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Custom, PromptTemplate, Text
 from pipeline.convert import module_source
-from pipeline.encoders.batch import Strings
+from pipeline.encoders.batch import BatchEncoder, Strings
 from pipeline.encoders.engines import FAST_ENGINES, make_batch_encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.encoders.loaded import LoadedTokenizer
@@ -157,10 +157,10 @@ def make_tools(recipe: Recipe, tokenizer: LoadedTokenizer) -> Tools:
     )
 
 
-def with_engine(tools: Tools, recipe: Recipe) -> Tools:
-    """The same tools with the recipe's engine."""
+def with_engine(tools: Tools, recipe: Recipe, certified: BatchEncoder | None = None) -> Tools:
+    """The same tools with the recipe's engine, which is made anew unless it was certified in this process."""
     encoder = tools.documents.encoder
-    batch = make_batch_encoder(recipe.engine, encoder)
+    batch = certified or make_batch_encoder(recipe.engine, encoder)
     documents = DocumentTokenizer(recipe.config, encoder, tools.formatter, batch)
     return replace(tools, documents=documents, engine=recipe.engine)
 

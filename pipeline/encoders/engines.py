@@ -1,7 +1,7 @@
 """Which library encodes the blocks: a fast one that is shown to give the reference's ids, or the reference itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -31,11 +31,12 @@ FAST_ENGINES: dict[str, Callable[[Encoder], BatchEncoder]] = {"gigatoken": _giga
 @dataclass(frozen=True)
 class EngineChoice:
     """`name` is the library that encodes the blocks; `reason` why it is no fast one, of which the warnings are what a
-    user should know."""
+    user should know. `certified` is the fast one, with what it has loaded."""
 
     name: str
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    certified: BatchEncoder | None = field(default=None, repr=False, compare=False)
 
 
 def choose_engine(setting: EngineSetting, encoder: Encoder) -> EngineChoice:
@@ -43,43 +44,52 @@ def choose_engine(setting: EngineSetting, encoder: Encoder) -> EngineChoice:
     reference = encoder.libraries[0]
     if setting == "reference":
         return EngineChoice(reference, "engine: reference")
+    batch = encoder.batch()
+    if batch is None:
+        choice = EngineChoice(reference, "no fast engine is for this kind of tokenizer")
+    else:
+        choice = _try_engines(encoder, batch)
+    if setting == "fast" and choice.certified is None:
+        raise ConfigError(
+            f"engine: fast: {choice.reason}. With engine: auto the reference, {reference}, encodes instead"
+        )
+    return choice
+
+
+def _try_engines(encoder: Encoder, reference: BatchEncoder) -> EngineChoice:
     missing, different = [], []
     for name in FAST_ENGINES:
         try:
-            difference = _what_differs(name, encoder)
+            fast = _make_fast(name, encoder)
+            difference = _what_differs(fast, reference, encoder)
         except EngineMissing as error:
             missing.append(str(error))
             continue
         if not difference:
-            return EngineChoice(name)
+            return EngineChoice(name, certified=fast)
         different.append(difference)
-    reason = "; ".join([*different, *missing])
-    if setting == "fast":
-        raise ConfigError(f"engine: fast: {reason}. With engine: auto the reference, {reference}, encodes instead")
-    return EngineChoice(reference, reason, tuple(different))
+    return EngineChoice(reference.name, "; ".join([*different, *missing]), tuple(different))
 
 
 def make_batch_encoder(name: str, encoder: Encoder) -> BatchEncoder | None:
     """The chosen engine, not certified again. Raises EngineMissing on a machine that lacks its library."""
-    if name not in FAST_ENGINES:
-        return encoder.batch()
+    return _make_fast(name, encoder) if name in FAST_ENGINES else encoder.batch()
+
+
+def _make_fast(name: str, encoder: Encoder) -> "FastBatches":
     return FastBatches(FAST_ENGINES[name](encoder), encoder.batch)
 
 
-def _what_differs(name: str, encoder: Encoder) -> str:
+def _what_differs(fast: "FastBatches", reference: BatchEncoder, encoder: Encoder) -> str:
     """Empty where a fast engine gives the reference's ids for all the hard texts. Raises EngineMissing."""
-    reference = encoder.batch()
-    if reference is None:
-        raise EngineMissing(f"no fast engine is for this kind of tokenizer ({encoder.libraries[0]})")
     texts = Strings.of(hard_texts([token.content for token in encoder.added_tokens], encoder.normal_form))
     places = [(0, index) for index in range(len(texts))]
-    fast = FastBatches(FAST_ENGINES[name](encoder), lambda: reference)
     try:
         found = fast.encode(texts)
     except EncodingFailed as error:
-        return f"{name} fails on texts that {reference.name} encodes: {error}"
+        return f"{fast.name} fails on texts that {reference.name} encodes: {error}"
     difference = compare_ids(texts, places, found, reference)
-    return f"{name} differs from {reference.name} on {difference}" if difference else ""
+    return f"{fast.name} differs from {reference.name} on {difference}" if difference else ""
 
 
 class FastBatches:

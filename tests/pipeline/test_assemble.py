@@ -1,6 +1,5 @@
 """Packs hold the documents' tokens in the order of the plan, and padding after them."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.assemble import PackSettings, pack_documents
 from pipeline.blocks import BlockKey
 from pipeline.pack import order_packs, pack_lengths
-from pipeline.tokenize import TokenBlock
+from pipeline.token_block import TokenBlock
 from schemas.shard import Packs
 
 PAD_ID = 77
@@ -25,7 +24,8 @@ def make_block(rng: np.random.Generator, documents: int, seq_len: int, *, weight
         input_ids=rng.integers(0, 70, tokens).astype(np.int32),
         channel=rng.integers(1, 256, tokens).astype(np.uint8),
         weight=rng.random(tokens).astype(np.float32) if weights else None,
-        offsets=np.cumsum([0, *lengths]),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
         sources=rng.integers(0, 3, documents).astype(np.int32),
         positions=rng.integers(0, 2**40, documents),
         pieces=rng.integers(0, 3, documents).astype(np.int32),
@@ -34,17 +34,19 @@ def make_block(rng: np.random.Generator, documents: int, seq_len: int, *, weight
 
 def slow_packs(block: TokenBlock, seq_len: int, seed: int) -> list[dict[str, list[Any]]]:
     """Each pack as lists, token by token."""
-    lengths = np.diff(block.offsets)
+    lengths = block.lengths
     plan = pack_lengths(lengths, seq_len)
     packs = []
     for number in order_packs(seed, block.key.unit, block.key.block, len(plan)):
         documents = plan.documents[plan.offsets[number] : plan.offsets[number + 1]].tolist()
-        tokens = [token for each in documents for token in range(block.offsets[each], block.offsets[each + 1])]
+        spans = [block.span(each) for each in documents]
+        tokens = [token for span in spans for token in range(span.start, span.stop)]
+        channels = np.concatenate([block.channels_of(each) for each in documents]).tolist()
         room = seq_len - len(tokens)
         packs.append(
             {
                 "input_ids": [*block.input_ids[tokens].tolist(), *[PAD_ID] * room],
-                "channel": [*block.channel[tokens].tolist(), *[0] * room],
+                "channel": [*channels, *[0] * room],
                 "weight": [] if block.weight is None else [*block.weight[tokens].tolist(), *[0.0] * room],
                 "doc_lengths": lengths[documents].tolist(),
                 "doc_source": block.sources[documents].tolist(),
@@ -96,5 +98,5 @@ def test_held_out_documents_are_packed_apart() -> None:
 
 def test_a_block_without_documents_has_no_packs() -> None:
     block = make_block(np.random.default_rng(0), 0, 16, weights=False)
-    packed = pack_documents(replace(block, offsets=np.zeros(1, np.int64)), PackSettings(16, PAD_ID, 0, 0.0, ("a",)))
+    packed = pack_documents(block, PackSettings(16, PAD_ID, 0, 0.0, ("a",)))
     assert (packed.packs, packed.holdout) == (None, None)

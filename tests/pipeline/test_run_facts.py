@@ -40,6 +40,7 @@ def finished_block(number: int, begun: float, finished: float, input_bytes: int,
         straddling=0,
         turns=TurnAudit(),
         certificate=None,
+        difference=None,
         shard=None,
         holdout=None,
         reject_file=None,
@@ -105,7 +106,7 @@ def test_facts_of_whole_and_of_resumed_runs(project: Path) -> None:
     size = (project / "rows.jsonl").stat().st_size
     assert (facts["blocks"], facts["input_bytes"]) == (len(blocks), size)
     assert sum(blocks.values()) == size
-    assert (facts["workers"], facts["runner"], facts["engine"]) == (2, "FnApiRunner", "tiktoken")
+    assert (facts["workers"], facts["runner"], facts["engine"]) == (2, "FnApiRunner", "gigatoken")
     assert facts["peak_memory"] == max(
         json.loads(path.read_bytes())["peak_memory"] for path in (project / "whole").glob("state/*/*.json")
     )

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +24,7 @@ from pipeline.certify.planned import plan_certificate
 from pipeline.chat.shipped import TemplateSource, shipped_template
 from pipeline.config import BuildConfig, Tokenizer
 from pipeline.convert import openai
-from pipeline.encoders.byte_pairs import BytePairEncoder
+from pipeline.encoders import byte_pairs
 from pipeline.encoders.load import load_tokenizer
 from pipeline.recipe import keep_tools, load_tools, make_tools
 from schemas.conversation import Conversation
@@ -58,8 +57,8 @@ def test_real_rows(certify: Certify, tmp_path: Path, shared_data: Path, kind: st
         {"path": str(shared_data / "c4_demo.jsonl"), "transform": {"type": "text"}},
     ]
     tokenizer = QWEN if kind == "ranks" else {"path": str(write_family_folder("qwen2_5", tmp_path / "model"))}
-    found = certify(*({**source, "limit": 100} for source in sources), tokenizer=tokenizer, seq_len=2**16)
-    assert (found.level, found.compared, found.passed, found.not_comparable) == ("ids", 300, 300, 0)
+    found = certify(*({**source, "limit": 80} for source in sources), tokenizer=tokenizer, seq_len=2**16)
+    assert (found.level, found.compared, found.passed, found.not_comparable) == ("ids", 240, 240, 0)
     assert found.first_difference is None
 
 
@@ -189,14 +188,14 @@ def test_what_a_custom_function_returns(certify: Certify, tmp_path: Path, monkey
 
 
 def test_an_encoder_that_changes_one_id(certify: Certify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = BytePairEncoder.encode
-    right, wrong = (load_tokenizer(Tokenizer(**QWEN)).encoder.encode(text, []).ids[0] for text in (" I", " me"))
+    """The library of the ranks itself, so that no engine is at fault."""
+    encode = byte_pairs._encode_ordinary
+    right, wrong = (load_tokenizer(Tokenizer(**QWEN)).encoder.encode(text, []).ids[0] for text in (" I", " he"))
 
-    def encode_wrongly(self: BytePairEncoder, text: str, controls: Any) -> Any:
-        made = encode(self, text, controls)
-        return replace(made, ids=np.where(made.ids == right, wrong, made.ids))
+    def encode_wrongly(ranks: Any, text: str) -> list[int]:
+        return [wrong if token == right else token for token in encode(ranks, text)]
 
-    monkeypatch.setattr(BytePairEncoder, "encode", encode_wrongly)
+    monkeypatch.setattr(byte_pairs, "_encode_ordinary", encode_wrongly)
     rows = [turn("a", "b"), turn("you and I", "b"), turn("c", "d"), turn("I", "I")]
     found = certify(chat_source(tmp_path, rows), tokenizer=QWEN)
     assert (found.compared, found.passed) == (4, 3)
