@@ -15,7 +15,7 @@ from pipeline.config import BuildConfig
 from pipeline.runner import largest_first
 from pipeline.worker_pool import WorkerPool, default_workers, started_pool
 
-NOWHERE = {"WORKER_ID": "w", "CONTROL_API_SERVICE_DESCRIPTOR": 'url: "localhost:9"', "PIPELINE_OPTIONS": "{}"}
+NOWHERE = {"WORKER_ID": "w", "CONTROL_API_SERVICE_DESCRIPTOR": 'url: "localhost:9"'}
 """Beam's harness waits for a minute for somebody to answer there."""
 CONFIG = BuildConfig.model_validate(
     {
