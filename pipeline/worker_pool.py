@@ -82,8 +82,6 @@ def beam_environment(pool: WorkerPool) -> Any:
     """The environment whose workers the pool forks, to be a pipeline's default one."""
     from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
     from apache_beam.transforms.environments import Environment
-    from google.protobuf.json_format import MessageToJson
-    from google.protobuf.text_format import MessageToString
 
     urn = f"packline:env:{id(pool)}:v1"
 
@@ -93,14 +91,8 @@ def beam_environment(pool: WorkerPool) -> Any:
 
     class PoolHandler(GrpcWorkerHandler):  # type: ignore[misc]
         def start_worker(self) -> None:
-            options = self.provision_info.provision_info.pipeline_options
-            pool.fork(
-                {
-                    "WORKER_ID": self.worker_id,
-                    "CONTROL_API_SERVICE_DESCRIPTOR": MessageToString(self.control_api_service_descriptor()),
-                    "PIPELINE_OPTIONS": MessageToJson(options),
-                }
-            )
+            place = str(self.control_api_service_descriptor())
+            pool.fork({"WORKER_ID": self.worker_id, "CONTROL_API_SERVICE_DESCRIPTOR": place})
 
         def stop_worker(self) -> None:
             """Its work is done and known to be; it is ended with the pool."""
