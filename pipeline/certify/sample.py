@@ -4,7 +4,10 @@ import hashlib
 import heapq
 from collections.abc import Sequence
 
+import numpy as np
+
 from pipeline.blocks import RowBlock, Unit
+from schemas.splitmix import mix
 
 LEAST = 16
 """Rows of a unit that is sampled, where it has so many."""
@@ -33,18 +36,18 @@ def block_quota(units: int, block: int, *, last: bool) -> int:
 
 
 def choose_rows(block: RowBlock, urls: Sequence[str], count: int) -> list[int]:
-    """Indices into the block's rows, in the order of the hashes of their places."""
-    hashes = (
-        place_hash(urls[source], position) for source, position in zip(block.sources, block.positions, strict=True)
-    )
-    return [index for _, index in heapq.nsmallest(count, ((value, index) for index, value in enumerate(hashes)))]
+    """Indices into the block's rows, in the order of the hashes of their places. Not the hash that chooses the holdout:
+    held-out rows would be compared more often than others."""
+    seeds = {source: int.from_bytes(_hash(urls[source])[:8], "big") for source in set(block.sources)}
+    of_source = np.fromiter(map(seeds.__getitem__, block.sources), np.uint64, len(block.sources))
+    chosen = np.argsort(mix(of_source ^ mix(np.array(block.positions, np.uint64))), kind="stable")[:count]
+    return [int(index) for index in chosen]
 
 
 def _unit_hash(unit: Unit) -> bytes:
     first = unit.stretches[0]
-    return place_hash(first.file.url, first.start)
+    return _hash(f"{first.file.url}\0{first.start}")
 
 
-def place_hash(url: str, position: int) -> bytes:
-    """Not the hash that chooses the holdout: held-out rows would be compared more often than others."""
-    return hashlib.sha256(f"certify\0{url}\0{position}".encode()).digest()
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(f"certify\0{text}".encode()).digest()

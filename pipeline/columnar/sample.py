@@ -15,7 +15,7 @@ from schemas.conversation import Document
 from schemas.rejects import RejectRow
 from schemas.splitmix import mix
 
-FIRST_CHECKED, CHECKED_ONE_IN = 4, 1024
+FIRST_CHECKED, CHECKED_ONE_IN = 4, 2048
 """Rows of a block: the first ones, then about one in so many."""
 
 

@@ -39,7 +39,7 @@ class ConvertOpenAI:
 
     def plain(self, row: Row) -> PlainRow | None:
         settings = self.settings
-        if not has_no_context(row, settings):
+        if len(row) > 1 and not has_no_context(row, settings):
             return None
         prompt, completion = settings.prompt_column, settings.completion_column
         if prompt is None or completion is None:
