@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from building import write_jsonl
@@ -15,12 +14,12 @@ from families import make_family, template_folder, token_ids, write_family_folde
 
 from pipeline import cli, launch
 from pipeline.chat import formatter as chat_formatter
-from pipeline.chat.formatter import ChatFormatter, Tokens
+from pipeline.chat.formatter import ChatFormatter
+from pipeline.chat.layout import DocumentLayout
 from pipeline.chat.probe import TurnEnds, find_turn_ends
 from pipeline.verify import verify
 from schemas.channels import NO_LOSS
 from schemas.conversation import Conversation, Message
-from schemas.policy import DEFAULT_POLICY
 
 pytestmark = pytest.mark.skipif(template_folder() is None, reason="trl is not installed")
 
@@ -71,15 +70,15 @@ def no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def mask_the_last_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchtune #2792."""
-    right = ChatFormatter.documents
+    right = ChatFormatter.lay_out_documents
 
-    def wrong(self: ChatFormatter, conversation: Conversation) -> list[Tokens]:
-        documents = right(self, conversation)
-        channel = documents[-1].channel
-        channel[np.flatnonzero(DEFAULT_POLICY.table()[channel])[-1]] |= NO_LOSS
-        return documents
+    def wrong(self: ChatFormatter, conversation: Conversation, *, replay: bool = True) -> list[DocumentLayout]:
+        layouts = right(self, conversation, replay=replay)
+        last = layouts[-1].regions[-1]
+        layouts[-1].characters[last.end_token : last.end] |= NO_LOSS
+        return layouts
 
-    monkeypatch.setattr(ChatFormatter, "documents", wrong)
+    monkeypatch.setattr(ChatFormatter, "lay_out_documents", wrong)
 
 
 def end_at_eos_alone(monkeypatch: pytest.MonkeyPatch) -> None:
