@@ -76,6 +76,7 @@ def test_same_bytes_with_any_workers_repeats_and_kills(project: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["starting", "working"])
 def test_a_killed_worker_is_named(project: Path, moment: str) -> None:
+    write_jsonl(project / "rows.jsonl", small_rows(600) * 20)  # for a while
     process = subprocess.Popen(
         [PACKLINE, "build", "config.yaml", "--workers", "2"], cwd=project, stderr=subprocess.PIPE, text=True
     )
@@ -101,6 +102,7 @@ def _kill_one_worker(launcher: int, dataset: Path, moment: str) -> None:
 
 
 def test_interrupt_stops_the_workers(project: Path) -> None:
+    write_jsonl(project / "rows.jsonl", small_rows(600) * 20)  # for a while
     process = subprocess.Popen(
         [PACKLINE, "build", "config.yaml", "--workers", "2"], cwd=project, stderr=subprocess.PIPE, text=True
     )
