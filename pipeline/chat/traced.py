@@ -82,6 +82,11 @@ def runs_of(text: str) -> Runs:
     return text.runs if isinstance(text, Traced) else (Run(len(text), None),)
 
 
+def size_of(text: str) -> int:
+    """What a string counts in one that it is joined to."""
+    return len(text) + CHARACTERS_A_RUN * (len(text.runs) if isinstance(text, Traced) else 1)
+
+
 def concat(parts: Iterable[Any], most: int | None = None) -> "Traced":
     """Join strings end to end; neighbouring runs of one origin become one. Raises LimitExceeded for more than `most`
     characters, or more than the rendering may still make."""
@@ -293,7 +298,7 @@ class JoinedText(Traced):
 
     def __new__(cls, parts: Sequence[str], most: int) -> "JoinedText":
         """Raises LimitExceeded, as `concat` does."""
-        size = sum(map(len, parts)) + CHARACTERS_A_RUN * sum(len(part.runs) for part in parts if type(part) is Traced)
+        size = sum(map(size_of, parts))
         if size > most:
             raise LimitExceeded(f"the template makes a string of {size} characters, too many for this row")
         spend_text(size)

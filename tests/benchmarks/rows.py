@@ -82,7 +82,9 @@ def agent_turn(rng: random.Random, source: Source, names: list[str]) -> Iterator
     yield {"role": "user", "content": f"What does {source.name} do? " + source.take(60)}
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         calls = [make_call(rng, source, rng.choice(names)) for _ in range(rng.choice((1, 1, 1, 2)))]
-        yield with_thought(rng, source, {"role": "assistant", "content": rng.choice(("", "I look.")), "tool_calls": calls})
+        yield with_thought(
+            rng, source, {"role": "assistant", "content": rng.choice(("", "I look.")), "tool_calls": calls}
+        )
         for call in calls:
             yield {"role": "tool", "name": call["function"]["name"], "content": source.take(400)}
     yield with_thought(rng, source, {"role": "assistant", "content": source.take(250)})

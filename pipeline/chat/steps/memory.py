@@ -21,15 +21,17 @@ from pipeline.chat.steps.fingerprints import (
     read_attributes,
 )
 from pipeline.chat.steps.lessons import Lessons, Missed, shape_of
-from pipeline.chat.traced import Traced, concat
+from pipeline.chat.traced import Traced, concat, size_of
 
 
 class Written(NamedTuple):
-    """What an iteration wrote and set, what it cost, and the values by which it is told apart."""
+    """What an iteration wrote and set, what it cost, by how much its pieces counted more than its text does, and the
+    values by which it is told apart."""
 
     text: Traced
     values: tuple[Any, ...]
     cost: int
+    joined: int
     kept: Any
 
 
@@ -61,6 +63,7 @@ class Run:
     def __init__(self, loops: Sequence[Loop], memory: Memory, lessons: Lessons, budget: limits.Budget) -> None:
         self.parts: list[str] = []
         self.missed: list[Missed] = []
+        self.joined = 0  # by how much the pieces of the template counted more than `parts` do
         self._lessons = lessons
         self._loops = loops
         self._memory = memory
@@ -127,12 +130,13 @@ class Run:
         if replayed is None:
             return None, (shape, number, message)
         text, program = replayed
-        written = Written(text, program.values, program.cost + memory.sizes[message], kept)
+        written = Written(text, program.values, program.cost + memory.sizes[message], program.joined, kept)
         memory.written[key] = written
         return written, None
 
     def _write(self, iterations: Sequence[Written], loop: Loop, spaces: Spaces) -> None:
         limits.spend(sum(written.cost for written in iterations))
+        self.joined += sum(written.joined for written in iterations)
         self.parts += [written.text for written in iterations]
         for (space, attribute), value in zip(loop.writes, iterations[-1].values, strict=True):
             if value is not missing:
@@ -171,6 +175,8 @@ class Run:
             self._write(iterations, loop, spaces)
             trail.written.extend(iterations)
             limits.spend(len(iterations))
+            loop.tried += len(iterations)
+            loop.known += len(iterations)
             for _ in iterations:
                 next(context)
 
@@ -180,19 +186,21 @@ class Run:
             return
         loop, key, kept, start, before, lesson = self._open
         self._open = None
-        cost = before - self._budget.left
-        text = concat(self.parts[start:])
+        pieces = self.parts[start:]
+        text = concat(pieces)
         self.parts[start:] = [text]
+        cost, joined = before - self._budget.left, sum(map(size_of, pieces)) - size_of(text)
+        self.joined += joined
         try:
             values = read_attributes(loop.writes, spaces)
             fingerprints(values)
         except NotSettled:
             return
-        self._memory.written[key] = written = Written(text, values, cost, kept)
+        self._memory.written[key] = written = Written(text, values, cost, joined, kept)
         if self._trail is not None:
             self._trail.written[-1] = written
         if lesson is not None:
-            self.missed.append(Missed(*lesson, text, values, cost))
+            self.missed.append(Missed(*lesson, text, values, cost, joined))
 
 
 def _common_length(one: Any, other: Any) -> int:

@@ -28,11 +28,12 @@ from schemas.conversation import Conversation
 
 
 class StepwiseTemplate:
-    """Renders as `template` does."""
+    """Renders as `template` does. `stepped` counts the renderings that did not need it."""
 
     def __init__(self, template: ChatTemplate, structures: Structures) -> None:
         self.template = template
         self.lessons = Lessons()
+        self.stepped = 0
         self._structures = structures
         environment = StepwiseEnvironment(template.clock)
         self._compiled: jinja2.Template | None = None
@@ -65,7 +66,8 @@ class StepwiseTemplate:
                 run.keep_trail()
             finally:
                 current.reset(token)
-            rendering = JoinedText(run.parts, budget.output)
+            rendering = JoinedText(run.parts, budget.output - run.joined)
+        self.stepped += 1
         if run.missed:
             self._teach(conversation, memory, run.missed, add_generation_prompt=add_generation_prompt)
         return rendering
