@@ -57,6 +57,19 @@ class Memory:
         self.trails: dict[Key, Trail] = {}
 
 
+class Open(NamedTuple):
+    """An iteration that is being run: the number of its first piece, and the budget that was left before it. `lesson`
+    is its shape, with the numbers of its loop and message, where that is to be learnt."""
+
+    loop: Loop
+    key: Key
+    kept: Any
+    start: int
+    budget: int
+    lesson: tuple[Key, int, int] | None
+    trail: Trail | None
+
+
 class Run:
     """A rendering under way. `parts` are the pieces that were taken so far."""
 
@@ -68,7 +81,7 @@ class Run:
         self._loops = loops
         self._memory = memory
         self._budget = budget
-        self._open: tuple[Loop, Key, Any, int, int, tuple[Key, int, int] | None] | None = None
+        self._open: Open | None = None
         self._trail: Trail | None = None
         self._idle: tuple[Any, int] = (None, 0)
 
@@ -109,7 +122,7 @@ class Run:
         if trail is not None:
             trail.written.append(written)
         if written is None:
-            self._open = loop, key, (values, read), len(self.parts), self._budget.left, lesson
+            self._open = Open(loop, key, (values, read), len(self.parts), self._budget.left, lesson, trail)
             return True
         loop.known += 1
         self._write([written], loop, spaces)
@@ -184,23 +197,22 @@ class Run:
         """The iteration has been run to its end."""
         if self._open is None:
             return
-        loop, key, kept, start, before, lesson = self._open
-        self._open = None
-        pieces = self.parts[start:]
+        begun, self._open = self._open, None
+        pieces = self.parts[begun.start :]
         text = concat(pieces)
-        self.parts[start:] = [text]
-        cost, joined = before - self._budget.left, sum(map(size_of, pieces)) - size_of(text)
+        self.parts[begun.start :] = [text]
+        cost, joined = begun.budget - self._budget.left, sum(map(size_of, pieces)) - size_of(text)
         self.joined += joined
         try:
-            values = read_attributes(loop.writes, spaces)
+            values = read_attributes(begun.loop.writes, spaces)
             fingerprints(values)
         except NotSettled:
             return
-        self._memory.written[key] = written = Written(text, values, cost, joined, kept)
-        if self._trail is not None:
-            self._trail.written[-1] = written
-        if lesson is not None:
-            self.missed.append(Missed(*lesson, text, values, cost, joined))
+        self._memory.written[begun.key] = written = Written(text, values, cost, joined, begun.kept)
+        if begun.trail is not None:
+            begun.trail.written[-1] = written
+        if begun.lesson is not None:
+            self.missed.append(Missed(*begun.lesson, text, values, cost, joined))
 
 
 def _common_length(one: Any, other: Any) -> int:

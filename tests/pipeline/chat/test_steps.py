@@ -47,11 +47,13 @@ def stepwise(template: ChatTemplate) -> StepwiseTemplate:
 
 
 def requests(conversation: Conversation) -> Iterator[Request]:
-    """The conversation as a whole and every prompt of it, as formatting asks for them."""
+    """The conversation as a whole, every prompt of it, as formatting asks for them, and the whole once more."""
     yield conversation, False
     for index, message in enumerate(conversation.messages):
         if message.role == "assistant" and index:
             yield replace(conversation, messages=conversation.messages[:index]), True
+    yield conversation, True
+    yield conversation, False
 
 
 def result_of(template: ChatTemplate | StepwiseTemplate, request: Request) -> Traced | tuple[str, str]:
@@ -239,6 +241,10 @@ BODIES = {
     "unpacked": "{% for role, group in messages | groupby('role') %}{{ role }}{{ group | length }}{% endfor %}",
     "fails later": EVERY
     + "{% if loop.index == 4 %}{{ raise_exception('four') }}{% endif %}{{ message.role }}{% endfor %}",
+    "twice": EVERY
+    + "{{ loop.index }}{{ message.content }}{% endfor %}"
+    + EVERY
+    + "[{{ message.content }}]{% endfor %}",
     "null": EVERY + "{{ message.nothing }}{{ none }}{{ message.content }}{% endfor %}",
 }
 VARIABLES = {"name": "N"}
