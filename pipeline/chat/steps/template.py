@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from pipeline.chat.joined_text import JoinedText
 from pipeline.chat.limits import limited
 from pipeline.chat.replay.recorder import NotReplayable
 from pipeline.chat.replay.structure import Structures
@@ -22,7 +23,7 @@ from pipeline.chat.steps.memory import Memory, Run
 from pipeline.chat.steps.plan import NotStepwise
 from pipeline.chat.steps.recording import StepRecordingTemplate
 from pipeline.chat.template import ChatTemplate
-from pipeline.chat.traced import JoinedText, Traced
+from pipeline.chat.traced import Traced
 from pipeline.chat.traced_values import trace
 from schemas.conversation import Conversation
 

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from template_chats import chats
 
+from pipeline.chat.joined_text import JoinedText
 from pipeline.chat.replay import template as replay
 from pipeline.chat.replay.structure import Structures
 from pipeline.chat.replay.template import ReplayDiffers, ReplayingTemplate, difference
 from pipeline.chat.steps.memory import Run
 from pipeline.chat.steps.template import StepwiseTemplate
 from pipeline.chat.template import ChatTemplate
-from pipeline.chat.traced import JoinedText, Traced, concat
+from pipeline.chat.traced import Traced, concat
 from pipeline.config import OpenAI, ShareGPT
 from pipeline.convert.openai import make_openai
 from pipeline.convert.sharegpt import make_sharegpt
