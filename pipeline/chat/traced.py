@@ -8,7 +8,6 @@ template makes a string keeps the origin of each character. Text without an orig
 A string holds at least one run; an empty field leaves a run of length 0, its place.
 """
 
-import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
@@ -80,6 +79,11 @@ def _origin_at(runs: Runs, position: int) -> Origin | None:
 
 def runs_of(text: str) -> Runs:
     return text.runs if isinstance(text, Traced) else (Run(len(text), None),)
+
+
+def size_of(text: str) -> int:
+    """What a string counts in one that it is joined to."""
+    return len(text) + CHARACTERS_A_RUN * (len(text.runs) if isinstance(text, Traced) else 1)
 
 
 def concat(parts: Iterable[Any], most: int | None = None) -> "Traced":
@@ -283,33 +287,6 @@ class Traced(str):
         missing = max(int(width) - len(self), 0)
         left = missing // 2 + (missing & int(width) & 1)  # as CPython shares out an odd number
         return concat((_padding(fill, left), self, _padding(fill, missing - left)))
-
-
-class JoinedText(Traced):
-    """Pieces end to end, whose runs are joined when they are asked for: of a prompt, mostly only the text matters."""
-
-    __slots__ = ("_parts",)
-    _parts: Sequence[str]
-
-    def __new__(cls, parts: Sequence[str], most: int) -> "JoinedText":
-        """Raises LimitExceeded, as `concat` does."""
-        size = sum(map(len, parts)) + CHARACTERS_A_RUN * sum(len(part.runs) for part in parts if type(part) is Traced)
-        if size > most:
-            raise LimitExceeded(f"the template makes a string of {size} characters, too many for this row")
-        spend_text(size)
-        made = str.__new__(cls, "".join(parts))
-        made._parts = parts
-        return made
-
-    @property
-    def pieces(self) -> Iterable[str]:
-        return self._parts
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "runs":
-            raise AttributeError(name)
-        self.runs = concat(self._parts, sys.maxsize).runs
-        return self.runs
 
 
 def _padding(fill: str, count: int) -> str:

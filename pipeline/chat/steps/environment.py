@@ -52,6 +52,7 @@ class StepwiseCodeGenerator(TracingCodeGenerator):
     def _visit_known(self, plan: Plan, target: nodes.Node, body: Iterable[nodes.Node], frame: Frame) -> None:
         outer, loop = frame.parent, frame.symbols.find_ref("loop")
         assert outer is not None
+        plan.keep_spaces(lambda name: outer.symbols.find_ref(name) is not None)
         number = len(self.environment.plans)
         self.environment.plans.append(plan)
         key, spaces = self.temporary_identifier(), self._references(plan.spaces, outer)

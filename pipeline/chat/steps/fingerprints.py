@@ -9,7 +9,8 @@ from jinja2.utils import missing
 
 from pipeline.chat.environment import SafeDict, SafeNamespace
 from pipeline.chat.replay.recorder import NotReplayable
-from pipeline.chat.steps.plan import Attribute, Plan
+from pipeline.chat.steps.outlook import Attribute
+from pipeline.chat.steps.plan import Plan
 from pipeline.chat.traced import Traced
 from pipeline.chat.traced_values import TracedDict, TracedFloat, TracedInt, TracedList
 
@@ -20,8 +21,8 @@ Key: TypeAlias = tuple[Any, ...]
 Spaces: TypeAlias = Sequence[Any]
 Outlook: TypeAlias = tuple[LoopContext, Sequence[Any], Sequence[Any]]
 """The loop, the lists that its guards look up, and the variables that they read as they are."""
-_FIXED = (TracedDict, TracedList, TracedInt, TracedFloat, float, SafeDict, type)
-_FUNCTIONS = (BuiltinFunctionType, FunctionType, MethodType)
+_FIXED = (TracedDict, TracedList, TracedInt, TracedFloat, float, SafeDict)
+_FUNCTIONS = (BuiltinFunctionType, MethodType)
 
 
 class NotSettled(NotReplayable):
@@ -57,9 +58,13 @@ def fingerprint(value: Any) -> Any:
         return kind, tuple(map(fingerprint, value))
     if kind is dict:
         return kind, tuple((fingerprint(key), fingerprint(item)) for key, item in value.items())
+    if kind is FunctionType or kind is type:  # of the environment's, the same for all renderings
+        return Portable("function", value)
     if kind is Macro:
         return Portable("macro", (value.name, value._func.__code__.co_firstlineno))
-    if value is missing or isinstance(value, _FUNCTIONS):
+    if value is missing:
+        return Portable("missing", None)
+    if isinstance(value, _FUNCTIONS):
         return "object", id(value)
     raise NotSettled(kind.__name__)
 

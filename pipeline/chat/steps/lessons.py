@@ -27,13 +27,11 @@ Answers: TypeAlias = dict[Call, Any]
 
 
 class IterationProgram(Program):
-    """Writes what iterations of a shape write. `values` are what they set, `cost` is what the template did."""
+    """Writes what iterations of a shape write, of which `missed` was one."""
 
-    def __init__(
-        self, pieces: Sequence[Piece], stretches: dict[tuple[Piece, ...], Stretch], values: tuple[Any, ...], cost: int
-    ) -> None:
+    def __init__(self, pieces: Sequence[Piece], stretches: dict[tuple[Piece, ...], Stretch], missed: "Missed") -> None:
         super().__init__(pieces, stretches)
-        self.values, self.cost = values, cost
+        self.values, self.cost, self.joined = missed.values, missed.cost, missed.joined
 
 
 class Shape:
@@ -59,6 +57,7 @@ class Missed(NamedTuple):
     text: Traced
     values: tuple[Any, ...]
     cost: int
+    joined: int
 
 
 class Recorded(NamedTuple):
@@ -141,7 +140,7 @@ class Lessons:
             return
         answers = {_relocate(test, missed.message): answer for test, answer in recorded.answers.items()}
         pieces = [_relocate_piece(piece, missed.message) for piece in recorded.pieces]
-        program = IterationProgram(pieces, self._stretches, recorded.values, missed.cost)
+        program = IterationProgram(pieces, self._stretches, missed)
         written = _move(program.run(leaves, view.row), missed.message)
         if (written.plain, written.runs, recorded.values) != (missed.text.plain, missed.text.runs, missed.values):
             raise NotReplayable("the recording does not write what the template writes")

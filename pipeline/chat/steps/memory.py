@@ -21,15 +21,17 @@ from pipeline.chat.steps.fingerprints import (
     read_attributes,
 )
 from pipeline.chat.steps.lessons import Lessons, Missed, shape_of
-from pipeline.chat.traced import Traced, concat
+from pipeline.chat.traced import Traced, concat, size_of
 
 
 class Written(NamedTuple):
-    """What an iteration wrote and set, what it cost, and the values by which it is told apart."""
+    """What an iteration wrote and set, what it cost, by how much its pieces counted more than its text does, and the
+    values by which it is told apart."""
 
     text: Traced
     values: tuple[Any, ...]
     cost: int
+    joined: int
     kept: Any
 
 
@@ -55,17 +57,31 @@ class Memory:
         self.trails: dict[Key, Trail] = {}
 
 
+class Open(NamedTuple):
+    """An iteration that is being run: the number of its first piece, and the budget that was left before it. `lesson`
+    is its shape, with the numbers of its loop and message, where that is to be learnt."""
+
+    loop: Loop
+    key: Key
+    kept: Any
+    start: int
+    budget: int
+    lesson: tuple[Key, int, int] | None
+    trail: Trail | None
+
+
 class Run:
     """A rendering under way. `parts` are the pieces that were taken so far."""
 
     def __init__(self, loops: Sequence[Loop], memory: Memory, lessons: Lessons, budget: limits.Budget) -> None:
         self.parts: list[str] = []
         self.missed: list[Missed] = []
+        self.joined = 0  # by how much the pieces of the template counted more than `parts` do
         self._lessons = lessons
         self._loops = loops
         self._memory = memory
         self._budget = budget
-        self._open: tuple[Loop, Key, Any, int, int, tuple[Key, int, int] | None] | None = None
+        self._open: Open | None = None
         self._trail: Trail | None = None
         self._idle: tuple[Any, int] = (None, 0)
 
@@ -106,7 +122,7 @@ class Run:
         if trail is not None:
             trail.written.append(written)
         if written is None:
-            self._open = loop, key, (values, read), len(self.parts), self._budget.left, lesson
+            self._open = Open(loop, key, (values, read), len(self.parts), self._budget.left, lesson, trail)
             return True
         loop.known += 1
         self._write([written], loop, spaces)
@@ -127,12 +143,13 @@ class Run:
         if replayed is None:
             return None, (shape, number, message)
         text, program = replayed
-        written = Written(text, program.values, program.cost + memory.sizes[message], kept)
+        written = Written(text, program.values, program.cost + memory.sizes[message], program.joined, kept)
         memory.written[key] = written
         return written, None
 
     def _write(self, iterations: Sequence[Written], loop: Loop, spaces: Spaces) -> None:
         limits.spend(sum(written.cost for written in iterations))
+        self.joined += sum(written.joined for written in iterations)
         self.parts += [written.text for written in iterations]
         for (space, attribute), value in zip(loop.writes, iterations[-1].values, strict=True):
             if value is not missing:
@@ -171,6 +188,8 @@ class Run:
             self._write(iterations, loop, spaces)
             trail.written.extend(iterations)
             limits.spend(len(iterations))
+            loop.tried += len(iterations)
+            loop.known += len(iterations)
             for _ in iterations:
                 next(context)
 
@@ -178,21 +197,22 @@ class Run:
         """The iteration has been run to its end."""
         if self._open is None:
             return
-        loop, key, kept, start, before, lesson = self._open
-        self._open = None
-        cost = before - self._budget.left
-        text = concat(self.parts[start:])
-        self.parts[start:] = [text]
+        begun, self._open = self._open, None
+        pieces = self.parts[begun.start :]
+        text = concat(pieces)
+        self.parts[begun.start :] = [text]
+        cost, joined = begun.budget - self._budget.left, sum(map(size_of, pieces)) - size_of(text)
+        self.joined += joined
         try:
-            values = read_attributes(loop.writes, spaces)
+            values = read_attributes(begun.loop.writes, spaces)
             fingerprints(values)
         except NotSettled:
             return
-        self._memory.written[key] = written = Written(text, values, cost, kept)
-        if self._trail is not None:
-            self._trail.written[-1] = written
-        if lesson is not None:
-            self.missed.append(Missed(*lesson, text, values, cost))
+        self._memory.written[begun.key] = written = Written(text, values, cost, joined, begun.kept)
+        if begun.trail is not None:
+            begun.trail.written[-1] = written
+        if begun.lesson is not None:
+            self.missed.append(Missed(*begun.lesson, text, values, cost, joined))
 
 
 def _common_length(one: Any, other: Any) -> int:

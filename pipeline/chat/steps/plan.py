@@ -7,10 +7,12 @@ the item (`loop.index0 > ns.last_query_index`, `messages[loop.index0 + 1].role !
 for all that it reads.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from jinja2 import nodes
+
+from pipeline.chat.steps.outlook import Attribute, Outlook, index_base, look_out
 
 _OF_LOOPS = frozenset(["index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"])
 _STATEFUL = ("cycler", "joiner", "namespace", "self")
@@ -28,9 +30,6 @@ _PURE = (
 _PURE_FILTERS = ("length", "count", "first", "last")
 _SCOPES = (nodes.With, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.Scope, nodes.Macro)
 
-Attribute = tuple[str, str]
-"""The name of a namespace, and of an attribute of it."""
-
 
 class NotStepwise(Exception):
     """An iteration may depend on more than can be told."""
@@ -46,7 +45,7 @@ class Plan:
     names: dict[str, None] = field(default_factory=dict)
     reads: dict[Attribute, None] = field(default_factory=dict)
     writes: tuple[Attribute, ...] = ()
-    outlook: "Outlook | None" = None
+    outlook: Outlook | None = None
     flag: nodes.Expr | None = None
 
     @property
@@ -54,19 +53,22 @@ class Plan:
         guarded = [*self.outlook.reads, *self.outlook.thresholds] if self.outlook else []
         return list(dict.fromkeys(name for name, _ in (*self.reads, *guarded)))
 
+    def look_out(self, items: nodes.Node, spaces: Collection[str]) -> None:
+        """Of the loop over `items`."""
+        outlook = look_out(items, self.guards, spaces)
+        if outlook is not None and not outlook.lists.keys() & self.names.keys():
+            outlook.names |= self.names
+            outlook.reads |= self.reads
+            outlook.thresholds = {each: None for each in outlook.thresholds if each not in outlook.reads}
+            self.outlook = outlook
 
-@dataclass
-class Outlook:
-    """What the guards of a loop read, where each of them looks no further than `ahead` and `back` items from its own.
-    `lists` are looked up at such places, the loop's own first; `names` and `reads` are read as they are; the index is
-    compared with `thresholds`, and they are used for nothing else."""
-
-    lists: dict[str, None]
-    names: dict[str, None] = field(default_factory=dict)
-    reads: dict[Attribute, None] = field(default_factory=dict)
-    thresholds: dict[Attribute, None] = field(default_factory=dict)
-    ahead: int = 0
-    back: int = 0
+    def keep_spaces(self, is_kept: Callable[[str], bool]) -> None:
+        """The others are made within the iteration, or within a macro."""
+        self.reads = {each: None for each in self.reads if is_kept(each[0])}
+        self.writes = tuple(each for each in self.writes if is_kept(each[0]))
+        if self.outlook is not None:
+            self.outlook.reads = {each: None for each in self.outlook.reads if is_kept(each[0])}
+            self.outlook.thresholds = {each: None for each in self.outlook.thresholds if is_kept(each[0])}
 
 
 class Planner:
@@ -81,7 +83,7 @@ class Planner:
 
     def plan(self, loop: nodes.For) -> Plan:
         """Raises NotStepwise."""
-        targets = {name.name for name in _names(loop.target)}
+        targets = {name.name for name in _names(loop.target)} | _set_first(loop.body)
         if loop.recursive or loop.test or loop.else_:
             raise NotStepwise("its loop is more than a loop")
         inside = [*loop.body, *self._macros]
@@ -95,25 +97,14 @@ class Planner:
         for target in targets:
             walk.plan.names.pop(target, None)
         for macro in self._macros:
-            walk.visit(macro, inner=True, looping=False)
-        walk.plan.outlook = self._look_out(loop.iter, walk.plan)
+            of_macro = _Walk(Plan(), self._spaces, stored)
+            of_macro.visit(macro, inner=True, looping=False)
+            given = {argument.name for argument in macro.args}
+            walk.plan.names |= {name: None for name in of_macro.plan.names if name not in given}
+            walk.plan.reads |= of_macro.plan.reads
+        walk.plan.look_out(loop.iter, self._spaces)
         walk.plan.flag = self._find_flag(loop.body)
         return walk.plan
-
-    def _look_out(self, items: nodes.Node, plan: Plan) -> Outlook | None:
-        """None for guards that may look anywhere."""
-        if not isinstance(items, nodes.Name) or items.name in plan.names:
-            return None
-        outlook = Outlook({items.name: None})
-        try:
-            for guard in plan.guards:
-                self._look(guard, outlook)
-        except NotStepwise:
-            return None
-        outlook.names |= plan.names
-        outlook.reads |= plan.reads
-        outlook.thresholds = {name: None for name in outlook.thresholds if name not in outlook.reads}
-        return outlook
 
     def _find_flag(self, body: list[nodes.Node]) -> nodes.Expr | None:
         """Of a loop that sets names to numbers that follow from its index, and does all else if the flag and something
@@ -128,43 +119,17 @@ class Planner:
             return test
         return None
 
-    def _look(self, node: nodes.Node, outlook: Outlook) -> None:
-        if isinstance(node, nodes.Compare) and self._is_threshold(node):
-            (operand,) = node.ops
-            assert isinstance(operand.expr, nodes.Getattr)
-            assert isinstance(operand.expr.node, nodes.Name)
-            outlook.thresholds[operand.expr.node.name, operand.expr.attr] = None
-        elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
-            if node.node.name in self._spaces:
-                outlook.reads[node.node.name, node.attr] = None
-            elif node.node.name != "loop":
-                outlook.names[node.node.name] = None
-            elif node.attr in ("last", "nextitem"):
-                outlook.ahead = max(outlook.ahead, 1)
-            elif node.attr == "previtem":
-                outlook.back = max(outlook.back, 1)
-            elif node.attr not in ("first", "index", "index0"):
-                raise NotStepwise
-        elif isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and (places := _offset(node.arg)):
-            outlook.lists[node.node.name] = None
-            outlook.ahead = max(outlook.ahead, *places)
-            outlook.back = max(outlook.back, *(-place for place in places))
-        elif isinstance(node, nodes.Name):
-            outlook.names[node.name] = None
-        else:
-            for child in node.iter_child_nodes():
-                self._look(child, outlook)
 
-    def _is_threshold(self, node: nodes.Compare) -> bool:
-        operand = node.ops[0]
-        return (
-            len(node.ops) == 1
-            and operand.op in ("lt", "lteq", "gt", "gteq")
-            and _index_base(node.expr) is not None
-            and isinstance(operand.expr, nodes.Getattr)
-            and isinstance(operand.expr.node, nodes.Name)
-            and operand.expr.node.name in self._spaces
-        )
+def _set_first(body: Sequence[nodes.Node]) -> set[str]:
+    """The names that every iteration sets before it reads them."""
+    found: set[str] = set()
+    read: set[str] = set()
+    for statement in body:
+        target = statement.target if isinstance(statement, nodes.Assign | nodes.AssignBlock) else None
+        read |= {name.name for name in _names(statement) if name.ctx == "load"}
+        if isinstance(target, nodes.Name) and target.name not in read:
+            found.add(target.name)
+    return found
 
 
 def _sets_number(node: nodes.Node) -> bool:
@@ -177,26 +142,7 @@ def _is_place(node: nodes.Node) -> bool:
         return _is_place(node.left) and _is_place(node.right)
     if isinstance(node, nodes.Filter):
         return node.name == "length" and isinstance(node.node, nodes.Name) and not node.args
-    return _index_base(node) is not None or (isinstance(node, nodes.Const) and type(node.value) is int)
-
-
-def _index_base(node: nodes.Node) -> int | None:
-    """Of `loop.index0` and `loop.index`."""
-    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name == "loop":
-        return {"index0": 0, "index": 1}.get(node.attr)
-    return None
-
-
-def _offset(node: nodes.Node) -> tuple[int] | None:
-    """How far from the item the place is that is looked up, where it is the index and a number."""
-    base = _index_base(node)
-    if base is not None:
-        return (base,)
-    if isinstance(node, nodes.Add | nodes.Sub) and isinstance(node.right, nodes.Const):
-        base, shift = _index_base(node.left), node.right.value
-        if base is not None and type(shift) is int:
-            return (base + shift if isinstance(node, nodes.Add) else base - shift,)
-    return None
+    return index_base(node) is not None or (isinstance(node, nodes.Const) and type(node.value) is int)
 
 
 def _find_spaces(template: nodes.Template) -> frozenset[str]:

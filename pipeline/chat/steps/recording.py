@@ -78,7 +78,7 @@ class RecordingRun:
             fingerprints(values)
         except NotReplayable:
             return
-        self.recorded[number, message] = Recorded(shape, self._recorder.asked, pieces, values)
+        self.recorded[number, message] = Recorded(shape, dict(self._recorder.asked), pieces, values)
 
 
 class StepRecordingCodeGenerator(StepwiseCodeGenerator, RecordingCodeGenerator):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from pipeline.chat.joined_text import JoinedText
 from pipeline.chat.limits import limited
 from pipeline.chat.replay.recorder import NotReplayable
 from pipeline.chat.replay.structure import Structures
@@ -22,17 +23,18 @@ from pipeline.chat.steps.memory import Memory, Run
 from pipeline.chat.steps.plan import NotStepwise
 from pipeline.chat.steps.recording import StepRecordingTemplate
 from pipeline.chat.template import ChatTemplate
-from pipeline.chat.traced import JoinedText, Traced
+from pipeline.chat.traced import Traced
 from pipeline.chat.traced_values import trace
 from schemas.conversation import Conversation
 
 
 class StepwiseTemplate:
-    """Renders as `template` does."""
+    """Renders as `template` does. `stepped` counts the renderings that did not need it."""
 
     def __init__(self, template: ChatTemplate, structures: Structures) -> None:
         self.template = template
         self.lessons = Lessons()
+        self.stepped = 0
         self._structures = structures
         environment = StepwiseEnvironment(template.clock)
         self._compiled: jinja2.Template | None = None
@@ -65,7 +67,8 @@ class StepwiseTemplate:
                 run.keep_trail()
             finally:
                 current.reset(token)
-            rendering = JoinedText(run.parts, budget.output)
+            rendering = JoinedText(run.parts, budget.output - run.joined)
+        self.stepped += 1
         if run.missed:
             self._teach(conversation, memory, run.missed, add_generation_prompt=add_generation_prompt)
         return rendering
