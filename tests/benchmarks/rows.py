@@ -113,9 +113,10 @@ def describe_tool(name: str) -> dict[str, Any]:
 
 
 def words(rng: random.Random) -> Iterator[Row]:
-    """Identifiers that never repeat: the worst that a cache of words can meet."""
+    """Identifiers that never repeat: the worst that a cache of words can meet. Of letters alone, as patterns cut at
+    digits."""
     while True:
-        made = (f"v{rng.getrandbits(64):x}_0" for _ in range(60))
+        made = ("".join(rng.choices(string.ascii_lowercase, k=14)) for _ in range(60))
         yield {"messages": [{"role": "user", "content": " ".join(made)}, {"role": "assistant", "content": "ok"}]}
 
 

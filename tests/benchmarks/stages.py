@@ -14,12 +14,13 @@ import pstats
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.assemble import PackSettings, pack_documents
 from pipeline.block_info import unit_sha256
-from pipeline.build_plan import BuildPlan, plan_build
+from pipeline.build_plan import BuildPlan, plan_build, with_engine
 from pipeline.config import BuildConfig
 from pipeline.convert import convert_rows
 from pipeline.readers import read_blocks
@@ -53,11 +54,14 @@ def run_stages(plan: BuildPlan, watch: Stopwatch) -> None:
     meta = ShardMeta(config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
     settings = PackSettings(config.seq_len, recipe.pad_id, config.seed, config.holdout, plan.urls)
     output = Folder(config.output)
+    batch = tools.documents.batch
+    assert batch is not None
+    batch.encode = partial(watch.time, "encode", batch.encode)  # type: ignore[method-assign]
     for unit in plan.units:
         blocks = iter(read_blocks(unit, config.block_bytes, config.max_line_bytes))
         while (rows := watch.time("read", next, blocks, None)) is not None:
             documents = watch.time("convert", convert_rows, rows, plan.converters, plan.setting_of_source)
-            tokens = watch.time("render, encode, assemble", tokenize_documents, documents, tools.documents)
+            tokens = watch.time("render and assemble", tokenize_documents, documents, tools.documents)
             packed = watch.time("pack", pack_documents, tokens, settings)
             info = watch.time("write, with hash", write_block, packed, meta, unit_sha256(unit), output)
             for file in info.files:
@@ -82,12 +86,14 @@ def main() -> None:
             too_long="truncate",
         )
         plan = watch.time("plan", plan_build, config)
+        plan, _ = watch.time("certify the engine", with_engine, plan, config.engine)
         if arguments.functions:
             profile = cProfile.Profile()
             profile.runcall(run_stages, plan, watch)
             pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
         else:
             run_stages(plan, watch)
+    watch.seconds["render and assemble"] -= watch.seconds["encode"]  # which is a part of it
     print(json.dumps({"megabytes": arguments.rows.stat().st_size / 1e6, "seconds": watch.seconds}))
 
 
