@@ -37,14 +37,14 @@ class Build:
         return self.megabytes / self.whole
 
 
-def build(rows: Path, scratch: Path, tokenizer: dict[str, Any], workers: int, **changes: Any) -> Build:
+def build(rows: Path, scratch: Path, workers: int, **changes: Any) -> Build:
     """Raises CalledProcessError. What it writes is removed."""
     output = scratch / "output"
     values: dict[str, Any] = {
         "output": str(output),
         "seq_len": 2048,
         "sources": [{"path": str(rows), "transform": {"type": "openai"}}],
-        "tokenizer": tokenizer,
+        "tokenizer": RANKS,
         "too_long": "truncate",
     }
     config = scratch / "build.yaml"

@@ -32,7 +32,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             rows = Path(scratch) / "rows.jsonl"
             write_rows(kind, rows, gigabytes * 1000)
-            made = build(rows, Path(scratch), tokenizer, arguments.workers)
+            made = build(rows, Path(scratch), arguments.workers, tokenizer=tokenizer)
             told = f"{made.memory / 2**20:,.0f} MiB a worker, work {made.work_rate:.2f} MB/s, {made.fill:.2%} full"
             print(f"{kind}, {rows.stat().st_size / 1e9:.2f} GB: {told}", flush=True)
             largest = max(largest, made.memory)

@@ -72,10 +72,8 @@ class Bench:
         return folder
 
     def build(self, rows: Path, workers: int | None = None, **changes: Any) -> Build:
-        runs = [
-            build(rows, self.scratch, self.tokenizer, workers or self.workers, **changes) for _ in range(self.repeats)
-        ]
-        return median(runs)
+        settings = {"tokenizer": self.tokenizer, **changes}
+        return median([build(rows, self.scratch, workers or self.workers, **settings) for _ in range(self.repeats)])
 
     def add(self, what: str, figure: str, beside: str = "") -> None:
         self.lines.append((what, figure, beside))
@@ -150,7 +148,7 @@ def bench_start(bench: Bench) -> None:
     for tokenizer, name in ((bench.tokenizer, "model folder"), (RANKS, "rank file")):
         for workers in (1, bench.workers):
             runs = sorted(
-                (build(rows, bench.scratch, tokenizer, workers) for _ in range(bench.repeats)),
+                (build(rows, bench.scratch, workers, tokenizer=tokenizer) for _ in range(bench.repeats)),
                 key=lambda each: each.start,
             )
             made = runs[len(runs) // 2]
