@@ -106,6 +106,7 @@ def _range(*bounds: int) -> range:
 
 
 _OF_MAPPINGS = frozenset(dir(dict))
+_ASKING = ("startswith", "endswith")
 _SCOPES = ("_block_vars", "_loop_vars")
 """Jinja hands the variables of the loop or block along with every call."""
 
@@ -192,6 +193,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             limits.spend(1)
         else:
             costs.count_call(owner, name, given)
+            if type(owner) is Traced and name in _ASKING and len(given) == len(args):
+                return __obj(*args)
         result = super().call(__context, __obj, *args, **kwargs)
         return __self._adopt(name, result, (owner, *given))
 

@@ -9,8 +9,9 @@ A string holds at least one run; an empty field leaves a run of length 0, its pl
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
+from functools import partial
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
@@ -53,6 +54,9 @@ class Run(NamedTuple):
 
 
 Runs: TypeAlias = tuple[Run, ...]
+make_run: Callable[[tuple[int, Origin | None]], Run] = partial(tuple.__new__, Run)
+make_origin: Callable[[tuple[int, Field, int]], Origin] = partial(tuple.__new__, Origin)
+"""The same from tuples, at half the cost."""
 
 
 def slice_runs(runs: Runs, start: int, stop: int) -> Runs:
@@ -104,10 +108,10 @@ def concat(parts: Iterable[Any], most: int | None = None) -> "Traced":
                 length += more
             elif more or its is not None:
                 if length or origin is not None:
-                    runs.append(Run(length, origin))
+                    runs.append(make_run((length, origin)))
                 length, origin = more, its
     if length or origin is not None:
-        runs.append(Run(length, origin))
+        runs.append(make_run((length, origin)))
     spend_text(size)
     return Traced("".join(texts), tuple(runs) or (Run(0, None),))
 

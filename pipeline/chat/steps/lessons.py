@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from pipeline.chat.replay.expressions import Call, Leaf, Text
+from pipeline.chat.limits import CHARACTERS_A_RUN, LimitExceeded
+from pipeline.chat.replay.expressions import Call, Leaf, Leaves, Text
 from pipeline.chat.replay.recorder import NotReplayable
 from pipeline.chat.replay.structure import UNKNOWN, View
 from pipeline.chat.replay.symbols import MARK, Derived, Piece
-from pipeline.chat.replay.tree import Program, Stretch, Tree
+from pipeline.chat.replay.tree import MOST_WRITTEN, Program, Stretch, Tree, Written
 from pipeline.chat.steps.fingerprints import PORTABLE, Key
-from pipeline.chat.traced import Origin, Run, Traced
+from pipeline.chat.traced import Field, Origin, Run, Traced, make_origin, make_run
 
 MOST_STEPS = 100_000
 MOST_ONCE_SEEN = 10_000
@@ -32,6 +33,35 @@ class IterationProgram(Program):
     def __init__(self, pieces: Sequence[Piece], stretches: dict[tuple[Piece, ...], Stretch], missed: "Missed") -> None:
         super().__init__(pieces, stretches)
         self.values, self.cost, self.joined = missed.values, missed.cost, missed.joined
+
+    def write(self, leaves: Leaves, row: int, message: int) -> Traced:
+        """As `run`, of message `message`. Raises LimitExceeded for a long text."""
+        texts: list[str] = []
+        runs: list[Run] = []
+        length, origin = 0, None  # of the run that is growing
+        for part in self._parts:
+            own: Iterable[tuple[int, Origin | None]]
+            if isinstance(part, Written):
+                text: str = part.get(leaves)
+                own = text.runs if isinstance(text, Traced) else ((len(text), part.origin),)
+            else:
+                text = part.write(leaves, row) if isinstance(part, Stretch) else part
+                own = text.runs
+            texts.append(text)
+            for more, its in own:
+                moved = its if its is None or its.message < 0 else make_origin((message, its.field, its.part))
+                if moved == origin and (moved is None or moved.field <= Field.NONE):
+                    length += more
+                elif more or moved is not None:
+                    if length or origin is not None:
+                        runs.append(make_run((length, origin)))
+                    length, origin = more, moved
+        if length or origin is not None:
+            runs.append(make_run((length, origin)))
+        joined = "".join(texts)
+        if len(joined) + CHARACTERS_A_RUN * len(runs) > MOST_WRITTEN:
+            raise LimitExceeded("a long text is the template's to write")
+        return Traced(joined, tuple(runs) or (Run(0, None),))
 
 
 class Shape:
@@ -98,11 +128,11 @@ class Lessons:
             program = known.tree.find(leaves, view.row)
             if not isinstance(program, IterationProgram):
                 return None
-            text = program.run(leaves, view.row)
+            text = program.write(leaves, view.row, message)
         except Exception:  # the template will say what is wrong with the row
             return None
         known.replays += 1
-        return _move(text, message), program
+        return text, program
 
     def wants(self, shape: Key) -> bool:
         """A shape is worth a lesson when it comes a second time."""
@@ -141,16 +171,11 @@ class Lessons:
         answers = {_relocate(test, missed.message): answer for test, answer in recorded.answers.items()}
         pieces = [_relocate_piece(piece, missed.message) for piece in recorded.pieces]
         program = IterationProgram(pieces, self._stretches, missed)
-        written = _move(program.run(leaves, view.row), missed.message)
+        written = program.write(leaves, view.row, missed.message)
         if (written.plain, written.runs, recorded.values) != (missed.text.plain, missed.text.runs, missed.values):
             raise NotReplayable("the recording does not write what the template writes")
         shape.tree.add(answers, program)
         self._steps += len(answers) + len(pieces)
-
-
-def _move(text: Traced, message: int) -> Traced:
-    """The text of message 0 as that of another one."""
-    return Traced(text.plain, tuple(Run(length, _of_message(origin, message)) for length, origin in text.runs))
 
 
 def _of_message(origin: Origin | None, message: int) -> Origin | None:
