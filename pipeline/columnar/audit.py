@@ -6,7 +6,6 @@ import numpy as np
 
 from pipeline.columnar.documents import Indices
 from pipeline.columnar.rules import Kept
-from pipeline.columnar.sheet import SheetTable
 from pipeline.columnar.tokens import DocumentTokens
 from pipeline.turns import EXAMPLES, SHOWN_IDS, OpenTurn, TurnAudit
 from schemas.manifest import TurnCounts
@@ -17,13 +16,13 @@ _COUNTED = ("trained", "terminated", "reasoning_dropped", "not_served", "cut")
 def audit_columns(
     tokens: DocumentTokens,
     kept: Kept,
-    table: SheetTable,
     places: tuple[Indices, Indices],
     trained: Indices,
     end_ids: Collection[int],
 ) -> TurnAudit:
     """`places` are the source and position of each kept document, `trained` the tokens of generated regions that the
     loss policy trains."""
+    table = tokens.table
     document, start, stop, following, at, length_end = _turns(tokens, kept)
     last = np.searchsorted(trained, following) - 1
     found = trained[np.maximum(last, 0)] if len(trained) else np.zeros(len(last), np.int64)

@@ -51,6 +51,8 @@ class SheetChooser:
 
     def _choose_of_shape(self, rows: PlainRows, shape: Shape, members: Rows) -> Iterator[tuple[Rows, Sheet]]:
         known = self._sheets.setdefault(shape, {})
+        if not known and len(members) < WORTH_A_LESSON:
+            return
         left = LESSONS
         while len(members):
             unknown: list[Rows] = []

@@ -27,7 +27,6 @@ class SheetTokens:
 
     tokens: DocumentTokens
     kept: Kept
-    table: SheetTable
     row: Indices
     left: Layouts
     rejects: list[tuple[int, Reason, str]] = field(default_factory=list)
@@ -60,7 +59,7 @@ class SheetTokens:
         )
 
     def _turns(self, document: int, start: int, stop: int) -> Iterator[Turn]:
-        tokens, table = self.tokens, self.table
+        tokens, table = self.tokens, self.tokens.table
         for turn in np.flatnonzero((tokens.turn_document == document) & (tokens.turn_start < stop)).tolist():
             at = int(tokens.turn_at[turn])
             begin, end = int(tokens.turn_start[turn]) - start, int(tokens.turn_stop[turn]) - start
@@ -71,7 +70,15 @@ class SheetTokens:
 def nothing_written(left: Layouts, difference: EngineDifference | None = None) -> SheetTokens:
     none = np.zeros(0, np.int64)
     tokens = DocumentTokens(
-        none.astype(np.int32), none.astype(np.uint8), np.zeros(1, np.int64), none, none, none, none, none
+        SheetTable([]),
+        none.astype(np.int32),
+        none.astype(np.uint8),
+        np.zeros(1, np.int64),
+        none,
+        none,
+        none,
+        none,
+        none,
     )
     kept = Kept(none, none, none, none, none.astype(np.bool_), [], none)
-    return SheetTokens(tokens, kept, SheetTable([]), none, left, difference=difference)
+    return SheetTokens(tokens, kept, none, left, difference=difference)

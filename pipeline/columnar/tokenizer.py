@@ -13,7 +13,7 @@ from pipeline.columnar.choose import NO_SHEET, SheetChooser
 from pipeline.columnar.documents import Assigned, Indices, SheetEncoder
 from pipeline.columnar.layout_sheet import LayoutSheets
 from pipeline.columnar.rules import Rules, keep_documents
-from pipeline.columnar.sheet import Sheet, SheetTable
+from pipeline.columnar.sheet import Sheet
 from pipeline.columnar.sheet_tokens import Layouts, SheetTokens, nothing_written
 from pipeline.columnar.text_sheet import text_sheet
 from pipeline.columnar.tokens import BytesDiffer
@@ -75,12 +75,11 @@ class SheetTokenizer:
         kept = keep_documents(assigned, tokens, trained, doubtful, self._rules)
         draft.left |= dict.fromkeys(kept.left.tolist())
         rows = assigned.row[kept.of]
-        table = SheetTable(assigned.sheets)
         places = np.array(block.sources, np.int64)[rows], np.array(block.positions, np.int64)[rows]
         if self._trains_others:
             trained = trained[GENERATED[tokens.channel[trained]]]
-        turns = audit_columns(tokens, kept, table, places, trained, self._end_ids)
-        return SheetTokens(tokens, kept, table, rows, draft.left, draft.rejects + kept.rejects, turns)
+        turns = audit_columns(tokens, kept, places, trained, self._end_ids)
+        return SheetTokens(tokens, kept, rows, draft.left, draft.rejects + kept.rejects, turns)
 
     def compare_engines(self, document: Document, place: tuple[int, int]) -> EngineDifference | None:
         """What the engine makes otherwise than the reference of the stretches of text that a document consists of."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.columnar.sheet import SheetTable
 from pipeline.columnar.written import Written
 from pipeline.encoders.batch import BatchEncoder, EncodedBatch, Strings
 from schemas.channels import NO_LOSS
@@ -16,8 +17,9 @@ MOST_STEPS = 8
 @dataclass(frozen=True, slots=True)
 class DocumentTokens:
     """D documents of T tokens in all; document d holds tokens [offsets[d], offsets[d + 1]). U turns in order, each with
-    its document and its tokens [start, stop), counted from the first of all."""
+    its document and its tokens [start, stop), counted from the first of all. `table` has the documents' sheets."""
 
+    table: SheetTable
     input_ids: npt.NDArray[np.int32]  # [T]
     channel: npt.NDArray[np.uint8]  # [T]
     offsets: npt.NDArray[np.int64]  # [D + 1]
@@ -65,6 +67,7 @@ def encode_documents(written: Written, encoder: BatchEncoder) -> DocumentTokens:
     channel[offsets[:-1]] |= np.uint8(NO_LOSS)
     documents = written.documents_of(owners[crossing.straddles])
     return DocumentTokens(
+        table,
         input_ids,
         channel,
         offsets,
