@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import takewhile
 from operator import is_
 from typing import Any, TypeAlias
 
@@ -100,7 +101,10 @@ class ChatTemplate:
         known_settings, known_messages, known = self._views
         if known_settings == settings and len(messages) <= len(known) and all(map(is_, messages, known_messages)):
             return known[: len(messages)]
-        views = [TracedDict(self.message_view(each, index, trace), None) for index, each in enumerate(messages)]
+        same = takewhile(bool, map(is_, messages, known_messages)) if known_settings == settings else ()
+        views = known[: sum(same)]
+        for index, message in enumerate(messages[len(views) :], len(views)):
+            views.append(TracedDict(self.message_view(message, index, trace), None))
         self._views = settings, messages, views
         return views[:]
 

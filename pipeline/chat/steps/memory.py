@@ -49,12 +49,16 @@ class Memory:
     """Of the renderings of one conversation. `messages` has the number of each message by the id of what the template
     sees of it, and `sizes` the characters of each."""
 
-    def __init__(self, view: View | None, views: Sequence[Any], sizes: Sequence[int]) -> None:
+    def __init__(
+        self, view: View | None, views: Sequence[Any], sizes: Sequence[int], begun: "Memory | None" = None
+    ) -> None:
+        """`begun`: that of the conversation's beginning."""
         self.view = view
+        self._views = views  # an id is theirs for as long as they are kept
         self.messages = {} if view is None else {id(each): index for index, each in enumerate(views)}
         self.sizes = sizes
-        self.written: dict[Key, Written] = {}
-        self.trails: dict[Key, Trail] = {}
+        self.written: dict[Key, Written] = begun.written if begun else {}
+        self.trails: dict[Key, Trail] = begun.trails if begun else {}
 
 
 class Open(NamedTuple):

@@ -77,9 +77,11 @@ class StepwiseTemplate:
         """Of this conversation. Threads may share the template: what is kept is read and replaced as one."""
         row, first = self.template.traced_row(conversation), views[0]
         known_row, known_first, memory = self._last
-        if row is not known_row or first is not known_first:
+        same = row is known_row and first is known_first
+        if not same or len(views) > len(memory.sizes):
             view = self._structures.view(conversation, add_generation_prompt=False)
-            memory = Memory(view, views, self.template.message_sizes(conversation.messages))
+            begun = memory if same else None
+            memory = Memory(view, views, self.template.message_sizes(conversation.messages), begun)
             self._last = row, first, memory
         return memory
 
