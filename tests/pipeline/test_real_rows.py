@@ -27,6 +27,19 @@ def write_config(folder: Path, data: Path, tokenizer: dict[str, Any]) -> None:
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
 
 
+def assert_same_without_the_fast_engine(folder: Path, name: str) -> None:
+    """Every byte but the manifest's word on which engine ran."""
+    run = run_packline("build", "config.yaml", "--set", "output=slow", "--set", "engine=reference", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    fast, slow = data_files(folder / name), data_files(folder / "slow")
+    manifests = [json.loads(files.pop("manifest.json")) for files in (fast, slow)]
+    engines = [{key: manifest["tokenizer"].pop(key) for key in ("engine", "libraries")} for manifest in manifests]
+    assert [each["engine"] for each in engines] == ["gigatoken", "tiktoken"]
+    assert manifests[0] == manifests[1]
+    assert fast == slow
+    assert fast
+
+
 def test_qwen_the_same_bytes_in_every_way(tmp_path: Path, shared_data: Path) -> None:
     write_config(tmp_path, shared_data, QWEN)
     for name, extra in {"one": ["--workers", "1"], "three": ["--workers", "3"], "killed": ["--workers", "2"]}.items():
@@ -44,13 +57,15 @@ def test_qwen_the_same_bytes_in_every_way(tmp_path: Path, shared_data: Path) -> 
     assert verified.stdout == "ok\n"
     totals = json.loads((tmp_path / "one" / "manifest.json").read_bytes())["totals"]
     assert totals["rows"] == 7473 + 300 + 300
+    assert_same_without_the_fast_engine(tmp_path, "one")
 
 
 def test_llama(tmp_path: Path, shared_data: Path) -> None:
     write_config(tmp_path, shared_data, LLAMA)
-    run = run_packline("build", "config.yaml", "--set", "block_bytes=1MiB", cwd=tmp_path)
+    run = run_packline("build", "config.yaml", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run_packline("verify", "out", "--deep", cwd=tmp_path).stdout == "ok\n"
+    assert_same_without_the_fast_engine(tmp_path, "out")
 
 
 def test_gsm8k_fills_its_packs(tmp_path: Path, shared_data: Path) -> None:
