@@ -116,9 +116,8 @@ def _positive(text: str) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     with started_pool(args.runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
-        from rich.console import Console
-
         from pipeline.config import load_config
+        from pipeline.console import make_console
         from pipeline.launch import build
         from pipeline.report import print_summary
 
@@ -127,31 +126,29 @@ def _build(args: argparse.Namespace) -> int:
             runner=args.runner,
             workers=args.workers,
             beam_args=args.beam_args,
-            console=Console(stderr=True),
+            console=make_console(stderr=True),
             debug=args.debug,
             pool=pool,
         )
-    print_summary(result, Console())
+    print_summary(result, make_console())
     return BUILT
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from pipeline.build_plan import plan_build, with_engine
     from pipeline.config import load_config
+    from pipeline.console import make_console
     from pipeline.report import print_plan
 
     config = load_config(args.config, args.overrides)
-    print_plan(*with_engine(plan_build(config), config.engine), Console())
+    print_plan(*with_engine(plan_build(config), config.engine), make_console())
     return BUILT
 
 
 def _preview(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from pipeline.build_plan import plan_build
     from pipeline.config import load_config
+    from pipeline.console import make_console
     from pipeline.preview import preview, print_json, print_rows
     from schemas.policy import parse_policy
 
@@ -160,21 +157,20 @@ def _preview(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
     else:
-        print_rows(rows, Console())
+        print_rows(rows, make_console())
     return BUILT
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from pipeline.console import make_console
     from pipeline.inspect import print_dataset, print_pack
 
     if args.pack is not None:
-        print_pack(args.dataset, args.pack, Console(), holdout=args.holdout)
+        print_pack(args.dataset, args.pack, make_console(), holdout=args.holdout)
     elif args.holdout:
         raise ConfigError("--holdout shows a pack of the holdout; say which one with --pack N")
     else:
-        print_dataset(args.dataset, Console())
+        print_dataset(args.dataset, make_console())
     return BUILT
 
 
@@ -194,14 +190,13 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _certify(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from pipeline.certify.dataset import certify_dataset
     from pipeline.certify.report import print_report
     from pipeline.config import load_config
+    from pipeline.console import make_console
 
     report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n)
-    print_report(report, Console())
+    print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
 
 

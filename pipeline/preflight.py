@@ -127,7 +127,7 @@ def _report(sample: Sample) -> str:
     lines = [f"{sample.path}: {sample.rejects} of its first {sample.rows} rows are rejected:"]
     lines += [f"    {count:>6}  {reason}" for reason, count in sample.reasons.most_common()]
     if sample.example:
-        lines.append(f"    the first, at position {sample.example.position}: {sample.example.detail}")
+        lines.append(f"    the first of them, at position {sample.example.position}: {sample.example.detail}")
     if sample.reasons.keys() & _MISREAD:
         lines.append("    check the source's path, format and transform in the config")
     return "\n".join(lines)

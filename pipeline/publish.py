@@ -72,7 +72,7 @@ def refuse_engine_difference(info: BlockInfo, files: Sequence[SourceFile], recip
     """Raises BlockFailure for a block in which the fast engine made other ids of a text than the reference."""
     found = info.difference
     if found is not None:
-        place = f"{files[found.source].url}, row {found.position}"
+        place = f"{files[found.source].url} at {found.position}"
         raise BlockFailure("engine", f"{place}: {recipe.engine} encodes this otherwise than the reference: {found}")
 
 

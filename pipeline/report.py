@@ -28,11 +28,16 @@ def print_summary(result: BuildResult, console: Console) -> None:
 def add_speed(table: Table, result: BuildResult) -> None:
     """The rates of the blocks that this run computed: those of an earlier one cost it nothing."""
     facts = result.facts
-    rate = facts.rate(facts.seconds)
-    table.add_row("time", f"{facts.seconds:.1f} s, {rate:.2f} MB/s with {result.workers} worker(s)")
+    if facts.blocks_before:
+        total = facts.blocks + facts.blocks_before
+        table.add_row("blocks", f"{facts.blocks_before:,} of {total:,} were there already")
+    rate = f", {facts.rate(facts.seconds):.2f} MB/s with {result.workers} worker(s)" if facts.blocks else ""
+    table.add_row("time", f"{facts.seconds:.1f} s{rate}")
     if facts.blocks:
         work = facts.work_seconds
-        table.add_row("  of it work", f"{work:.1f} s, {facts.rate(work):.2f} MB/s, {facts.input_bytes / 1e6:,.1f} MB")
+        table.add_row(
+            "  of which work", f"{work:.1f} s, {facts.rate(work):.2f} MB/s, {facts.input_bytes / 1e6:,.1f} MB"
+        )
         table.add_row("memory", f"up to {facts.peak_memory / 2**20:,.0f} MiB a worker")
 
 
@@ -55,6 +60,7 @@ def facts_table(manifest: Manifest, policy: LossPolicy) -> Table:
             table.add_row(name, f"{count:,}")
     table.add_row("packs", f"{totals.packs:,} of {manifest.seq_len:,} tokens in {len(manifest.shards)} shard(s)")
     table.add_row("fill", f"{manifest.fill:.2%}")
+    table.add_row("engine", manifest.tokenizer.engine)
     certificate = manifest.certificate
     table.add_row("certified", _certified(certificate) if certificate else "no")
     if manifest.holdout:

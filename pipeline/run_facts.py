@@ -30,12 +30,14 @@ class RunFacts:
     last_block_written: datetime | None = None
     published: datetime | None = None
     blocks: int = 0
+    blocks_before: int = 0  # of an earlier run, which were there already
     input_bytes: int = 0
     peak_memory: int = 0  # the largest of a worker, in bytes
 
     def add(self, state: BlockState) -> None:
         """Count a finished block, if it is this run's."""
         if state.finished < self.build_start:
+            self.blocks_before += 1
             return
         self.first_block_read = min(state.begun, self.first_block_read or state.begun)
         self.last_block_written = max(state.finished, self.last_block_written or state.finished)
@@ -69,6 +71,7 @@ class RunFacts:
             "times": {name: at.isoformat() for name, at in times.items() if at},
             "seconds": {name: round((at - self.process_start).total_seconds(), 3) for name, at in times.items() if at},
             "blocks": self.blocks,
+            "blocks_before": self.blocks_before,
             "input_bytes": self.input_bytes,
             "work_megabytes_per_second": round(self.rate(self.work_seconds), 3),
             "process_megabytes_per_second": round(self.rate(self.seconds), 3),

@@ -97,3 +97,14 @@ def test_a_build_that_split_is_not_told_to_split(tmp_path: Path, capsys: pytest.
     assert "whose prompt is not the one that is served" in shown
     assert "reasoning_history=split" not in shown
     assert "why a split cannot mend it" in shown
+
+
+def test_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "e["
+    folder.mkdir()
+    path = write_jsonl(folder / "y].jsonl", small_rows(20))
+    write_config(tmp_path, sources=[{"path": str(path), "transform": {"type": "openai"}}], output="[/red]out")
+    assert cli.main(["plan", str(tmp_path / "config.yaml")]) == 0
+    told = capsys.readouterr().out
+    assert "e[/y].jsonl" in told
+    assert "[/red]out" in told

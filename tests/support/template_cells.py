@@ -246,7 +246,7 @@ def _runs(places: list[int], wanted: set[int]) -> Iterator[list[int]]:
 def _check_parts(cell: Cell, layout: Layout) -> None:
     """The default policy trains exactly the regions; part 0 never occurs in one."""
     messages = as_conversation(chat_of(cell)).messages
-    channels = character_channels(layout, messages, make_family(cell.family)._lexemes, len(messages) - 1)
+    channels = character_channels(layout, messages, make_family(cell.family).lexemes, len(messages) - 1)
     trained = DEFAULT_POLICY.table()[channels]
     inside = {at for region in layout.regions for at in range(region.start, region.end)}
     for at, byte in enumerate(channels.tolist()):

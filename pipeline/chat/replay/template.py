@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from operator import is_
 from typing import NamedTuple
 
+from pipeline.chat.limits import LimitExceeded
 from pipeline.chat.replay.recorder import NotReplayable
 from pipeline.chat.replay.recording import RecordingTemplate
 from pipeline.chat.replay.structure import UNKNOWN, Structures, View
@@ -163,7 +164,7 @@ class ReplayingTemplate:
                 raise NotReplayable("the recording does not write what the template writes")
             shapes.tree.add(recording.answers, program)
             self._steps += len(recording.answers) + len(recording.pieces)
-        except (NotReplayable, RecursionError) as refusal:
+        except (NotReplayable, RecursionError, LimitExceeded) as refusal:
             shapes.lessons += FREE_LESSONS
             self.refusals[str(refusal)] += 1
 

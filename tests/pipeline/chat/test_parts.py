@@ -18,7 +18,7 @@ def parts_of_regions(family: str, kind: str, content: str = "plain") -> list[Pie
     conversation = as_conversation(chat_of(Cell(family, kind, content)))
     layout = formatter.lay_out(conversation)
     last = len(conversation.messages) - 1
-    channels = character_channels(layout, conversation.messages, formatter._lexemes, last).tolist()
+    channels = character_channels(layout, conversation.messages, formatter.lexemes, last).tolist()
     regions = []
     for region in layout.regions:
         pieces = []

@@ -367,3 +367,12 @@ def test_tools_are_no_part_of_the_shape() -> None:
     tools = [[{"type": "function", "function": {"name": f"f{n}", "parameters": {f"p{n}": n}}}] for n in range(40)]
     rows = [replace(conversation, tools=json.dumps(definitions)) for definitions in tools]
     assert compare(template, rows) >= 70
+
+
+def test_a_very_long_row_is_left_to_the_template() -> None:
+    """Longer than a replayed rendering may be: lessons of its structure come to nothing, and the row is rendered."""
+    template = make("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    for size in (10, 10, 3_000_000, 10, 3_000_000):
+        conversation = Conversation((Message("user", "a" * size),))
+        assert len(template.render(conversation)) == size + len("<user>")
+    template.teach(Conversation((Message("user", "b" * 3_000_000), Message("user", "c"))), add_generation_prompt=False)
