@@ -22,7 +22,8 @@ class LayoutSheets:
 
     def make(self, layout: DocumentLayout) -> Sheet | None:
         """None where the layout has what sheets have not: spans and weights, a context, an added token that takes in
-        row text and template text, a text that is not in the normal form, turns in another order than their messages."""
+        row text and template text, a text that is not in the normal form, turns in another order than their
+        messages."""
         text = layout.text
         if layout.controls is None or layout.weights is not None or layout.context or _has_outside(layout):
             return None
