@@ -3,14 +3,15 @@
 The reference lays out one conversation of the shape. Its layout holds for the others wherever it follows from text of
 the template alone: the conditions are checked here, and a shape that does not meet them is left to the reference.
 
-1. Each piece is a constant, or the text of one message as a whole (white space taken off its ends at most).
+1. Each piece is a constant, or the text of one message as a whole (white space taken off its ends at most),
+   and no text is left out.
 2. Each served prompt is what the rendering begins with, or departs from it within constants, or where it has a
    constant and the rendering a text of the row that begins otherwise.
 3. Whether an added token of the template is one, and what it takes in of white space, does not depend on row text
    (see fixed_tokens.py), and what opens a thought stands in constants.
 
 Rows with an empty text, with an added token in their text, or not in the tokenizer's normal form, are not written from
-sheets (see regular.py).
+sheets (see documents.py).
 """
 
 import functools
@@ -64,6 +65,8 @@ def _compile(formatter: ChatFormatter, conversation: Conversation, whole: Progra
     if others:
         raise _NoSheet
     stretches = _stretches(layout.text, whole.pieces, [message.content or "" for message in conversation.messages])
+    if len({stretch.text for stretch in stretches} - {-1}) < len(conversation.messages):
+        raise _NoSheet  # whether a text that is left out was reasoning depends on the text
     end = stretches[-1].end if stretches else 0
     written = [*whole.pieces, Text(layout.text[end:])]  # the token that closes the last turn
     stretches.append(_Stretch(end, len(layout.text), -1, None))

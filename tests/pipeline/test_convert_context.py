@@ -249,7 +249,7 @@ def test_what_is_empty_and_of_another_kind_is_refused_in_plain_rows_too(
     kind: str, row: dict[str, Any], in_a_table: bool
 ) -> None:
     config = BuildConfig.model_validate(
-        {
+        {"output": "o", "seq_len": 8, "tokenizer": {"path": "t"}, "sources": [{"path": "a", "transform": {"type": kind}}]}
             "output": "o",
             "seq_len": 8,
             "sources": [{"path": "a", "transform": {"type": kind}}],

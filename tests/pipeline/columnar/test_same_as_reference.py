@@ -299,3 +299,17 @@ def test_documents_may_be_asked_for_one_by_one() -> None:
     assert block.documents[2:5] == documents[2:5]
     assert block.documents[-1] == documents[-1]
     assert replace(block, documents=documents).documents == documents
+
+
+def test_reasoning_that_is_left_out_with_all_of_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One program writes rows whose first answer is nothing but a thought, and rows where even that is empty."""
+    monkeypatch.setattr("pipeline.tokenize.check_sample", lambda *_: None)
+    formatter = make_formatter("glm4moe")
+    rows = plain_rows(60, turns=2, words=2)
+    for number, row in enumerate(rows):
+        row["messages"][1]["content"] = "</think>" if number < 30 else "so</think>"
+    block = convert(rows)
+    fast, reference = make_tokenizers(formatter)
+    expected = tokenize_documents(block, reference)
+    assert_same(tokenize_documents(block, fast), expected)
+    assert expected.turns.counts["0"].reasoning_dropped == 30
