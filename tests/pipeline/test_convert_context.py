@@ -248,14 +248,8 @@ def test_any_spans_of_any_text(content: str, data: st.DataObject) -> None:
 def test_what_is_empty_and_of_another_kind_is_refused_in_plain_rows_too(
     kind: str, row: dict[str, Any], in_a_table: bool
 ) -> None:
-    config = BuildConfig.model_validate(
-        {"output": "o", "seq_len": 8, "tokenizer": {"path": "t"}, "sources": [{"path": "a", "transform": {"type": kind}}]}
-            "output": "o",
-            "seq_len": 8,
-            "sources": [{"path": "a", "transform": {"type": kind}}],
-            "tokenizer": {"path": "t"},
-        }
-    )
+    source = {"path": "a", "transform": {"type": kind}}
+    config = BuildConfig.model_validate({"output": "o", "seq_len": 8, "sources": [source], "tokenizer": {"path": "t"}})
     converter = make_converter(config.sources[0].transform, loss_weights=False)
     rows = TableRows(pa.Table.from_pylist([row]).to_batches()) if in_a_table else [row]
     block = convert_rows(RowBlock(BlockKey(0, 0, last=True), [0], [0], rows), [converter], [0])
