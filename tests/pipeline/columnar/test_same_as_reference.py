@@ -313,3 +313,20 @@ def test_reasoning_that_is_left_out_with_all_of_its_message(monkeypatch: pytest.
     expected = tokenize_documents(block, reference)
     assert_same(tokenize_documents(block, fast), expected)
     assert expected.turns.counts["0"].reasoning_dropped == 30
+
+
+def test_rows_of_which_the_template_writes_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tokenize.check_sample", lambda *_: None)
+    loaded = load_once(*QWEN)
+    text = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n" + "{{ m.content }} " * 120 + "<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    formatter = ChatFormatter(ChatTemplate(text, {}, date(2024, 7, 26)), loaded.encoder, loaded.stop_ids, "<|im_end|>")
+    rows = plain_rows(20, turns=1, words=2)
+    rows[10]["messages"][0]["content"] = "ab " * 30_000
+    block = convert(rows)
+    fast, reference = make_tokenizers(formatter)
+    expected = tokenize_documents(block, reference)
+    assert_same(tokenize_documents(block, fast), expected)
+    assert [reject.reason for reject in expected.rejects] == ["template_error"]
