@@ -40,8 +40,8 @@ def write_tokenizer(folder: Path, flags: dict[str, dict[str, bool]], *, nfc: boo
     library = Library(models.BPE(vocab={letter: n for n, letter in enumerate(alphabet)}, merges=[]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     if nfc:
-        library.normalizer = normalizers.NFC()  # type: ignore[assignment]
-    special = {"<|end|>": {}, "<|s|>": {}}
+        library.normalizer = normalizers.NFC()
+    special: dict[str, dict[str, bool]] = {"<|end|>": {}, "<|s|>": {}}
     for content, given in {**special, **flags}.items():
         library.add_tokens([AddedToken(content, special=content in special, **{"normalized": False, **given})])
     (folder / "tokenizer.json").write_text(library.to_str(), "utf-8")
