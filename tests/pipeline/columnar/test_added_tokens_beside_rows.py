@@ -38,7 +38,7 @@ WORDS = ("a", "b", " ", "\n", "x>", "\u0338", "e\u0301", "<|end|>", "\n\n")
 def write_tokenizer(folder: Path, flags: dict[str, dict[str, bool]], *, nfc: bool) -> Path:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     library = Library(models.BPE(vocab={letter: n for n, letter in enumerate(alphabet)}, merges=[]))
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if nfc:
         library.normalizer = normalizers.NFC()
     special: dict[str, dict[str, bool]] = {"<|end|>": {}, "<|s|>": {}}
