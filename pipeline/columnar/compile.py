@@ -3,13 +3,15 @@
 The reference lays out one conversation of the shape. Its layout holds for the others wherever it follows from text of
 the template alone: the conditions are checked here, and a shape that does not meet them is left to the reference.
 
-1. Each piece is a constant, or the text of one message as a whole (white space taken off its ends at most).
+1. Each piece is a constant, or the text of one message as a whole (white space taken off its ends at most),
+   and no text is left out.
 2. Each served prompt is what the rendering begins with, or departs from it within constants, or where it has a
    constant and the rendering a text of the row that begins otherwise.
-3. No added token takes in white space of a row, and what opens a thought stands in constants.
+3. Whether an added token of the template is one, and what it takes in of white space, does not depend on row text
+   (see fixed_tokens.py), and what opens a thought stands in constants.
 
 Rows with an empty text, with an added token in their text, or not in the tokenizer's normal form, are not written from
-sheets (see regular.py).
+sheets (see documents.py).
 """
 
 import functools
@@ -25,6 +27,7 @@ from pipeline.chat.layout import DocumentLayout
 from pipeline.chat.replay.expressions import Call, Expression, Leaf, Text
 from pipeline.chat.replay.symbols import Derived, Piece
 from pipeline.chat.replay.tree import Program
+from pipeline.columnar.fixed_tokens import are_fixed
 from pipeline.columnar.sheet import Atom, Change, Sheet, SheetTurn
 from pipeline.encoders.base import TokenSpan
 from schemas.conversation import Conversation
@@ -62,18 +65,22 @@ def _compile(formatter: ChatFormatter, conversation: Conversation, whole: Progra
     if others:
         raise _NoSheet
     stretches = _stretches(layout.text, whole.pieces, [message.content or "" for message in conversation.messages])
+    if len({stretch.text for stretch in stretches} - {-1}) < len(conversation.messages):
+        raise _NoSheet  # whether a text that is left out was reasoning depends on the text
     end = stretches[-1].end if stretches else 0
     written = [*whole.pieces, Text(layout.text[end:])]  # the token that closes the last turn
     stretches.append(_Stretch(end, len(layout.text), -1, None))
     avoided = _avoided(written, prompts)
     _check_thoughts(layout, stretches)
     tokens = list(template_tokens(layout.text, layout.rows, formatter.lexemes.added))
-    _check_tokens(layout.text, stretches, tokens)
+    rows = [(stretch.start, stretch.end) for stretch in stretches if stretch.text >= 0]
+    if not are_fixed(layout.text, rows, tokens, formatter.encoder.added_tokens):
+        raise _NoSheet
     atoms = [atom for part in _cut(stretches, tokens) for atom in _atoms(part, layout, avoided)]
     regions = [number for number, _ in groupby(atom.region for atom in atoms) if number >= 0]
     messages = [region.message for region in layout.regions]
-    if len(regions) != len(set(regions)) or len(messages) != len(set(messages)):
-        raise _NoSheet
+    if regions != sorted(set(regions)) or len(messages) != len(set(messages)):
+        raise _NoSheet  # turns are told apart, and counted, in the order of the text
     return Sheet(tuple(atoms), tuple(SheetTurn(region.message, region.served) for region in layout.regions))
 
 
@@ -186,18 +193,6 @@ def _check_thoughts(layout: DocumentLayout, stretches: Sequence[_Stretch]) -> No
             raise _NoSheet
         header = layout.text[ends[-1] if ends else 0 : region.start]
         if ends and "<" not in header and (not header.strip() or ">" in header):
-            raise _NoSheet
-
-
-def _check_tokens(text: str, stretches: Sequence[_Stretch], tokens: Sequence[TokenSpan]) -> None:
-    """Added tokens stand in constants, and what they take in of white space is constant too. Raises _NoSheet."""
-    of_row = np.zeros(len(text) + 1, np.bool_)
-    for stretch in stretches:
-        of_row[stretch.start : stretch.end] = stretch.text >= 0
-    for span in tokens:
-        has_border = (span.start, span.end) != (span.content.start, span.content.stop)
-        around = slice(max(span.start - has_border, 0), span.end + has_border)
-        if of_row[around].any():
             raise _NoSheet
 
 

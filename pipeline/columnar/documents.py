@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.chat.replay.tree import MOST_WRITTEN
 from pipeline.columnar.sheet import Sheet
 from pipeline.columnar.suspects import TokenScanner, find_unnormalized
 from pipeline.columnar.tokens import DocumentTokens, encode_documents
@@ -40,9 +41,12 @@ class SheetEncoder:
 
     def encode(self, assigned: Assigned, rows: PlainRows) -> tuple[DocumentTokens, Indices]:
         """The tokens of the documents, and the rows that sheets cannot write: an added token in their text, a text that
-        is empty or not in the normal form. Raises EncodingFailed and BytesDiffer."""
+        is empty or not in the normal form, more than a template may be sure to write. Raises EncodingFailed and
+        BytesDiffer."""
         written = write_documents(assigned.sheets, assigned.sheet, assigned.first, rows.texts)
-        return encode_documents(written, self.batch), np.unique(assigned.row[self._doubtful(written)])
+        is_long = (np.diff(written.starts[written.first]) > MOST_WRITTEN) & ~assigned.is_text
+        doubtful = np.append(self._doubtful(written), np.flatnonzero(is_long))
+        return encode_documents(written, self.batch), np.unique(assigned.row[doubtful])
 
     def _doubtful(self, written: Written) -> Indices:
         """Documents."""

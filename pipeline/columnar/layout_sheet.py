@@ -22,14 +22,15 @@ class LayoutSheets:
 
     def make(self, layout: DocumentLayout) -> Sheet | None:
         """None where the layout has what sheets have not: spans and weights, a context, an added token that takes in
-        row text and template text, a text that is not in the normal form."""
+        row text and template text, a text that is not in the normal form, turns in another order than their
+        messages."""
         text = layout.text
         if layout.controls is None or layout.weights is not None or layout.context or _has_outside(layout):
             return None
         if self._form is not None and not unicodedata.is_normalized(self._form, text):
             return None
         messages = [region.message for region in layout.regions]
-        if len(messages) != len(set(messages)):
+        if len(messages) != len(set(messages)) or not _in_order(layout.numbers):
             return None
         tokens = list(self._tokens(text, layout.controls))
         kinds = _kinds(layout)
@@ -58,6 +59,13 @@ class LayoutSheets:
 def _has_outside(layout: DocumentLayout) -> bool:
     """Whether some content lies outside the spans that its message is trained on."""
     return any(row.origin.field == Field.BODY and row.origin.part == OUTSIDE_SPANS for row in layout.rows)
+
+
+def _in_order(numbers: npt.NDArray[np.int32]) -> bool:
+    """Whether each region is one stretch, and they come in the order of their numbers."""
+    changes = numbers[np.flatnonzero(np.diff(numbers, prepend=-1))]
+    regions = changes[changes >= 0]
+    return bool((np.diff(regions) > 0).all())
 
 
 def _kinds(layout: DocumentLayout) -> npt.NDArray[np.int64]:

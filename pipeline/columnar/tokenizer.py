@@ -86,7 +86,10 @@ class SheetTokenizer:
         reference = self._reference.batch()
         assert reference is not None
         if isinstance(document, Conversation):
-            sheets = [self._layouts.make(layout) for layout in self._lay_out(document)]
+            try:
+                sheets = [self._layouts.make(layout) for layout in self._lay_out(document)]
+            except RejectRow:  # so is the reference's
+                return None
             texts: list[bytes] = []
         else:
             sheets, texts = [self._text], [document.text.encode()]

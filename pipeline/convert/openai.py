@@ -9,7 +9,7 @@ from pipeline.convert.fields import require_column
 from pipeline.convert.messages import OPENAI_ROLES, SPAN_KEYS, MessageReader, with_system
 from pipeline.convert.plain import PlainMessage, PlainMessages, PlainRow, plain_row, with_plain_system
 from pipeline.convert.plain_table import PlainTable, message_table
-from pipeline.convert.row_context import context_columns, has_no_context, make_conversation
+from pipeline.convert.row_context import has_no_context, list_columns, make_conversation
 from pipeline.readers.table_rows import TableRows
 from schemas.conversation import Conversation, Message, MessageRole
 
@@ -52,7 +52,8 @@ class ConvertOpenAI:
         settings = self.settings
         if settings.prompt_column is not None or settings.system is not None:
             return None
-        return message_table(rows, self.plain_messages, settings.column, context_columns(settings))
+        others = (settings.template_kwargs_column,)
+        return message_table(rows, self.plain_messages, settings.column, list_columns(settings), others)
 
     def _plain_pair(self, prompt: Any, completion: Any) -> PlainRow | None:
         given, answer = self._plain_side(prompt, "user"), self._plain_side(completion, "assistant")

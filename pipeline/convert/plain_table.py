@@ -21,10 +21,10 @@ class PlainTable:
 
 
 def message_table(
-    rows: TableRows, messages: PlainMessages, column: str, empty: Sequence[str | None]
+    rows: TableRows, messages: PlainMessages, column: str, lists: Sequence[str | None], others: Sequence[str | None]
 ) -> PlainTable | None:
-    """Of a column of message lists; rows with something in one of the columns `empty` are not plain. None where there
-    is no such column."""
+    """Of a column of message lists; rows with something in one of the columns `lists` and `others` are not plain, nor
+    with an empty list in one of `others`. None where there is no such column."""
     found = rows.messages(column, messages.role_key, messages.content_key)
     if found is None:
         return None
@@ -32,9 +32,9 @@ def message_table(
     first = np.concatenate([[0], np.cumsum(found.sizes)])
     filled = np.concatenate([[0], np.cumsum(np.fromiter(map(bool, texts), np.bool_, len(texts)))])
     regular = found.regular & (np.diff(filled[first]) == found.sizes)
-    for name in empty:
+    for name in (*lists, *others):
         if name:
-            regular &= rows.empty(name)
+            regular &= rows.empty(name, lists=name not in others)
     starts = first.tolist()
     shapes: list[Shape | None] = [None] * len(regular)
     for row in np.flatnonzero(regular).tolist():

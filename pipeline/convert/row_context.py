@@ -34,12 +34,15 @@ def make_conversation(
 
 
 def has_no_context(row: Mapping[str, Any], columns: ContextColumns | OpenAI | ShareGPT) -> bool:
-    """Whether these columns are absent, null or empty."""
-    return not any(row.get(name) not in (None, [], "") for name in context_columns(columns) if name)
+    """Whether these columns are absent, null or empty, those of lists also where they hold an empty one."""
+    variables = columns.template_kwargs_column
+    return not (variables and row.get(variables) not in (None, "")) and not any(
+        row.get(name) not in (None, [], "") for name in list_columns(columns) if name
+    )
 
 
-def context_columns(columns: ContextColumns | OpenAI | ShareGPT) -> tuple[str | None, ...]:
-    return columns.tools_column, columns.documents_column, columns.template_kwargs_column
+def list_columns(columns: ContextColumns | OpenAI | ShareGPT) -> tuple[str | None, ...]:
+    return columns.tools_column, columns.documents_column
 
 
 def check_variables(value: Any, path: str) -> None:

@@ -9,7 +9,7 @@ from pipeline.convert.fields import optional_text, require_column
 from pipeline.convert.messages import SPAN_KEYS, MessageReader, with_system
 from pipeline.convert.plain import PlainMessages, PlainRow, with_plain_system
 from pipeline.convert.plain_table import PlainTable, message_table
-from pipeline.convert.row_context import context_columns, has_no_context, make_conversation
+from pipeline.convert.row_context import has_no_context, list_columns, make_conversation
 from pipeline.readers.table_rows import TableRows
 from schemas.conversation import Conversation, Message
 
@@ -45,7 +45,8 @@ class ConvertShareGPT:
 
     def plain(self, row: Row) -> PlainRow | None:
         settings = self.settings
-        if (settings.system_column and row.get(settings.system_column)) or not has_no_context(row, settings):
+        has_system = settings.system_column and row.get(settings.system_column) not in (None, "")
+        if has_system or not has_no_context(row, settings):
             return None
         found = self.plain_messages.read(row.get(settings.column))
         return found and with_plain_system(found, settings.system)
@@ -54,8 +55,8 @@ class ConvertShareGPT:
         settings = self.settings
         if settings.system is not None:
             return None
-        columns = (*context_columns(settings), settings.system_column)
-        return message_table(rows, self.plain_messages, settings.column, columns)
+        others = (settings.template_kwargs_column, settings.system_column)
+        return message_table(rows, self.plain_messages, settings.column, list_columns(settings), others)
 
 
 def make_sharegpt(settings: ShareGPT, *, loss_weights: bool) -> Converter:

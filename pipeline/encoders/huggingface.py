@@ -101,14 +101,14 @@ class HuggingFaceEncoder:
         return ByteLevelBatches(self._plain_tokenizer(), self.sizes) if self.is_byte_level else None
 
     def _plain_tokenizer(self) -> Tokenizer:
-        """Without added tokens. It shares the model, which takes long to load, unless that could make control tokens by
-        itself."""
+        """Without added tokens and normalizer. It shares the model, which takes long to load, unless that could make
+        control tokens by itself."""
         model, controls = self._tokenizer.model, self._controls()
         are_known = any(model.token_to_id(content) is not None for content in controls)
         if are_known and vocabulary_controls(orjson.loads(self._source), controls):
             return Tokenizer.from_str(self.plain_json().decode())
         plain = Tokenizer(model)
-        plain.normalizer, plain.pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        plain.pre_tokenizer = self._tokenizer.pre_tokenizer
         return plain
 
     def plain_json(self) -> bytes:

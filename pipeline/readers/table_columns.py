@@ -82,12 +82,14 @@ def text_column(batch: pa.RecordBatch, column: str) -> pa.LargeStringArray | Non
     return values.cast(pa.large_string()) if values is not None and values.type in _TEXTS else None
 
 
-def are_empty(batch: pa.RecordBatch, column: str) -> npt.NDArray[np.bool_]:
-    """bool[R]: rows that lack a column, or have null, an empty text or an empty list in it."""
+def are_empty(batch: pa.RecordBatch, column: str, *, lists: bool) -> npt.NDArray[np.bool_]:
+    """bool[R]: rows that lack a column, or have null, an empty text or (with `lists`) an empty list in it."""
     if column not in batch.schema.names:
         return np.ones(batch.num_rows, np.bool_)
     values = _column(batch, column)
-    return np.zeros(batch.num_rows, np.bool_) if values is None else _is_empty_list(values)
+    if values is None:
+        return np.zeros(batch.num_rows, np.bool_)
+    return _is_empty_list(values) if lists or values.type in _TEXTS else ~_valid(values)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array | None:

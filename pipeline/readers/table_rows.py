@@ -65,9 +65,10 @@ class TableRows(Sequence[Row]):
         found = [text_column(batch, column) for batch in self.batches]
         return None if not found or None in found else pa.concat_arrays(found)
 
-    def empty(self, column: str) -> npt.NDArray[np.bool_]:
-        """bool[R]: rows that lack a column, or have null, an empty text or an empty list in it."""
-        return np.concatenate([np.zeros(0, np.bool_), *(are_empty(batch, column) for batch in self.batches)])
+    def empty(self, column: str, *, lists: bool = True) -> npt.NDArray[np.bool_]:
+        """bool[R]: rows that lack a column, or have null, an empty text or (with `lists`) an empty list in it."""
+        empty = (are_empty(batch, column, lists=lists) for batch in self.batches)
+        return np.concatenate([np.zeros(0, np.bool_), *empty])
 
 
 class _Batch:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blocks import SourceFile, Stretch, Unit
+from pipeline.blocks import BlockKey, RowBlock, SourceFile, Stretch, Unit
 from pipeline.config import BuildConfig, Custom, OpenAI, ShareGPT
-from pipeline.convert import make_converter
+from pipeline.convert import convert_rows, make_converter
 from pipeline.readers import read_blocks
+from pipeline.readers.table_rows import TableRows
 from schemas.conversation import Conversation
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
@@ -232,3 +233,24 @@ def test_any_spans_of_any_text(content: str, data: st.DataObject) -> None:
     made = spans(data.draw(st.permutations(details)), content="x" * len(content))
     trained = {place for begin, end in made for place in range(begin, end)}
     assert trained == {place for place, mark in enumerate(marks) if mark}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("openai", {"messages": [{"role": "user", "content": "q"}], "chat_template_kwargs": []}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "q"}], "chat_template_kwargs": []}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "q"}], "system": []}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "q"}], "system": 0}),
+    ],
+)
+@pytest.mark.parametrize("in_a_table", [False, True])
+def test_what_is_empty_and_of_another_kind_is_refused_in_plain_rows_too(
+    kind: str, row: dict[str, Any], in_a_table: bool
+) -> None:
+    source = {"path": "a", "transform": {"type": kind}}
+    config = BuildConfig.model_validate({"output": "o", "seq_len": 8, "sources": [source], "tokenizer": {"path": "t"}})
+    converter = make_converter(config.sources[0].transform, loss_weights=False)
+    rows = TableRows(pa.Table.from_pylist([row]).to_batches()) if in_a_table else [row]
+    block = convert_rows(RowBlock(BlockKey(0, 0, last=True), [0], [0], rows), [converter], [0])
+    assert [reject.reason for reject in block.rejects] == ["wrong_type"]

@@ -187,7 +187,9 @@ class Run:
         for pair in zip(known.thresholds, trail.thresholds, strict=True):
             if pair[0] != pair[1]:
                 stop = min(stop, *(value - 1 if type(value) is int else 0 for value in pair))
-        iterations = [written for written in takewhile(bool, known.written[start:stop]) if written is not None]
+        iterations = [
+            written for written in takewhile(bool, known.written[start : max(start, stop)]) if written is not None
+        ]
         if iterations:
             self._write(iterations, loop, spaces)
             trail.written.extend(iterations)

@@ -28,6 +28,9 @@ _PURE = (
     nodes.Sub,
 )
 _PURE_FILTERS = ("length", "count", "first", "last")
+_LAZY_FILTERS = ["batch", "items", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "unique"]
+_USING_UP = ["first", "groupby", "join", "list", "max", "min", "sort", "sum"]
+"""Filters that leave nothing of an iterator that could be asked again."""
 _SCOPES = (nodes.With, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.Scope, nodes.Macro)
 
 
@@ -80,6 +83,8 @@ class Planner:
         self._spaces = _find_spaces(template)
         if next(template.find_all(nodes.Block), None) is not None:
             raise NotStepwise("it has blocks")
+        if _keeps_iterators(template):
+            raise NotStepwise("it keeps an iterator, which a look into it changes")
 
     def plan(self, loop: nodes.For) -> Plan:
         """Raises NotStepwise."""
@@ -165,6 +170,13 @@ def _find_spaces(template: nodes.Template) -> frozenset[str]:
     if looked_into != sum(name.ctx == "load" and name.name in spaces for name in names):
         raise NotStepwise("a namespace is handed on")
     return spaces
+
+
+def _keeps_iterators(template: nodes.Template) -> bool:
+    """Whether what a lazy filter gives may be asked more than once: it is neither used up at once nor a loop's own."""
+    used = [each.node for each in template.find_all(nodes.Filter) if each.name in (*_LAZY_FILTERS, *_USING_UP)]
+    used_up = {*map(id, used), *(id(loop.iter) for loop in template.find_all(nodes.For))}
+    return any(id(each) not in used_up for each in template.find_all(nodes.Filter) if each.name in _LAZY_FILTERS)
 
 
 def _names(node: nodes.Node) -> Iterator[nodes.Name]:

@@ -223,6 +223,15 @@ BODIES = {
     "{% endfor %}",
     "conditional list": "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% else %}"
     "{% set rest = messages %}{% endif %}{% for m in rest %}{{ m.content }}{{ loop.first }}{% endfor %}",
+    "look into an iterator": "{% set roles = messages | map(attribute='role') %}"
+    + EVERY
+    + "{% if roles | first == 'user' %}1{% endif %}{{ message.content }}{% endfor %}{{ roles | list | length }}",
+    "iterator and in": "{% set roles = messages | map(attribute='role') %}"
+    + EVERY
+    + "{% if 'user' in roles %}1{% endif %}{{ message.content }}{% endfor %}",
+    "threshold from the end": "{% set space = namespace(at=messages | length - 4) %}"
+    + EVERY
+    + "{% if loop.index0 > space.at %}1{% endif %}{{ message.content }}{% endfor %}",
     "shadow": "{% set content = 'outer' %}"
     + EVERY
     + "{% if message.role == 'user' %}{% set content = message.content %}{% endif %}{{ content }}{% endfor %}",
@@ -278,7 +287,7 @@ def test_which_bodies_are_skipped() -> None:
         template = stepwise(ChatTemplate(source, VARIABLES, date(2024, 7, 26)))
         for request in requests(row):
             result_of(template, request)
-        if body in (*STATEFUL, "iterator", "iterator in a list", "iterator in a space"):
+        if body in (*STATEFUL, "iterator", "iterator in a list", "iterator in a space", "look into an iterator"):
             assert not known(template), body
         elif body in ("next", "last", "state", "threshold", "macro", "shadow", "count", "loop of a part"):
             assert known(template) > 10, body

@@ -11,25 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from agents import make_agent
+from columnar_blocks import KEY, QWEN, assert_same, convert, make_tokenizers, plain_rows, with_sheets
 from hard_texts import HARD_TEXTS
 from model_folders import load_once, trl_template
 
-from pipeline.blocks import BlockKey, DocumentBlock, RowBlock
+from pipeline.blocks import DocumentBlock, RowBlock
 from pipeline.chat.control_tokens import LITERAL
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.shipped import choose_template
 from pipeline.chat.template import ChatTemplate
-from pipeline.columnar.choose import NO_SHEET, SheetChooser
 from pipeline.columnar.sample import difference
 from pipeline.config import BuildConfig, ControlTokens
 from pipeline.convert import convert_rows, make_converter
 from pipeline.convert.plain import MixedDocuments
 from pipeline.readers.table_rows import TableRows
-from pipeline.token_block import TokenBlock
 from pipeline.tokenize import DocumentTokenizer, tokenize_documents
 from schemas.conversation import Document
 
-QWEN = ("package://dashscope/resources/qwen.tiktoken", "qwen2.5")
 LLAMA = ("package://llama_models/llama3/tokenizer.model", "llama3")
 TEMPLATES = {
     "qwen2_5": QWEN,
@@ -39,7 +37,6 @@ TEMPLATES = {
     "llama3": LLAMA,
     "llama3_1": LLAMA,
 }
-KEY = BlockKey(0, 0, last=True)
 WORDS = ("def f(x):", "\n    return 1\n", " is", "a", "\u4e16\u754c", "1234", "\n\n", "  ", "</b>", "<think>", "don't")
 
 
@@ -56,22 +53,6 @@ def make_formatter(template: str, control_tokens: ControlTokens = LITERAL) -> Ch
         loaded.special_tokens.get("eos_token"),
         control_tokens=control_tokens,
     )
-
-
-def make_tokenizers(formatter: ChatFormatter, **settings: Any) -> tuple[DocumentTokenizer, DocumentTokenizer]:
-    """One that writes from sheets, and the reference alone."""
-    values = {
-        "output": "out",
-        "seq_len": 4096,
-        "sources": [{"path": "a", "transform": {"type": "openai"}}],
-        "tokenizer": {"path": "t"},
-        **settings,
-    }
-    config = BuildConfig.model_validate(values)
-    batch = formatter.encoder.batch()
-    assert batch is not None
-    encoder = formatter.encoder
-    return DocumentTokenizer(config, encoder, formatter, batch), DocumentTokenizer(config, encoder, formatter)
 
 
 def random_text(rng: random.Random) -> str:
@@ -93,42 +74,8 @@ def random_rows(seed: int, count: int = 240) -> Iterator[dict[str, Any]]:
         yield {"messages": messages}
 
 
-def convert(rows: Sequence[dict[str, Any]], settings: dict[str, Any] | None = None) -> DocumentBlock:
-    config = BuildConfig.model_validate(
-        {
-            "output": "out",
-            "seq_len": 8,
-            "sources": [{"path": "a", "transform": settings or {"type": "openai"}}],
-            "tokenizer": {"path": "t"},
-        }
-    )
-    converter = make_converter(config.sources[0].transform, loss_weights=False)
-    positions = [7 * number for number in range(len(rows))]
-    return convert_rows(RowBlock(KEY, [0] * len(rows), positions, list(rows)), [converter], [0])
-
-
 def listed(documents: Sequence[Document]) -> DocumentBlock:
     return DocumentBlock(KEY, [0] * len(documents), list(range(len(documents))), list(documents))
-
-
-def assert_same(found: TokenBlock, expected: TokenBlock) -> None:
-    assert len(found) == len(expected)
-    for document in range(len(found)):
-        assert np.array_equal(found.input_ids[found.span(document)], expected.input_ids[expected.span(document)]), (
-            document
-        )
-        assert np.array_equal(found.channels_of(document), expected.channels_of(document)), document
-    for name in ("sources", "positions", "pieces", "lengths"):
-        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
-    for name in ("rows", "bytes", "truncated", "straddling", "turns", "rejects"):
-        assert getattr(found, name) == getattr(expected, name), name
-
-
-def with_sheets(formatter: ChatFormatter, block: DocumentBlock) -> int:
-    """How many rows get a sheet from their shape."""
-    assert isinstance(block.documents, MixedDocuments)
-    _, chosen = SheetChooser(formatter).choose(block.documents.plain)
-    return int((chosen != NO_SHEET).sum())
 
 
 @pytest.mark.parametrize("template", [*TEMPLATES, "chatml"])
@@ -294,14 +241,6 @@ def count_calls(function: Any, events: tuple[str, ...] = ("call", "c_call")) -> 
     return calls
 
 
-def plain_rows(count: int, turns: int, words: int) -> list[dict[str, Any]]:
-    messages = [{"role": role, "content": "word " * words} for _ in range(turns) for role in ("user", "assistant")]
-    return [
-        {"messages": [{**message, "content": message["content"] + str(n)} for message in messages]}
-        for n in range(count)
-    ]
-
-
 def test_no_python_for_every_row_message_or_token() -> None:
     """A block of regular rows is tokenized in as many calls as a small one: a return to Python for every message, or
     every token, would show here."""
@@ -360,3 +299,34 @@ def test_documents_may_be_asked_for_one_by_one() -> None:
     assert block.documents[2:5] == documents[2:5]
     assert block.documents[-1] == documents[-1]
     assert replace(block, documents=documents).documents == documents
+
+
+def test_reasoning_that_is_left_out_with_all_of_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One program writes rows whose first answer is nothing but a thought, and rows where even that is empty."""
+    monkeypatch.setattr("pipeline.tokenize.check_sample", lambda *_: None)
+    formatter = make_formatter("glm4moe")
+    rows = plain_rows(60, turns=2, words=2)
+    for number, row in enumerate(rows):
+        row["messages"][1]["content"] = "</think>" if number < 30 else "so</think>"
+    block = convert(rows)
+    fast, reference = make_tokenizers(formatter)
+    expected = tokenize_documents(block, reference)
+    assert_same(tokenize_documents(block, fast), expected)
+    assert expected.turns.counts["0"].reasoning_dropped == 30
+
+
+def test_rows_of_which_the_template_writes_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tokenize.check_sample", lambda *_: None)
+    loaded = load_once(*QWEN)
+    text = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n" + "{{ m.content }} " * 120 + "<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    formatter = ChatFormatter(ChatTemplate(text, {}, date(2024, 7, 26)), loaded.encoder, loaded.stop_ids, "<|im_end|>")
+    rows = plain_rows(20, turns=1, words=2)
+    rows[10]["messages"][0]["content"] = "ab " * 30_000
+    block = convert(rows)
+    fast, reference = make_tokenizers(formatter)
+    expected = tokenize_documents(block, reference)
+    assert_same(tokenize_documents(block, fast), expected)
+    assert [reject.reason for reject in expected.rejects] == ["template_error"]
