@@ -12,7 +12,7 @@ from pipeline.columnar.suspects import TokenScanner, find_unnormalized
 from pipeline.columnar.tokens import DocumentTokens, encode_documents
 from pipeline.columnar.written import Written, write_documents
 from pipeline.convert.plain import PlainRows
-from pipeline.encoders.base import Encoder
+from pipeline.encoders.base import NAME_BEGIN, Encoder
 from pipeline.encoders.batch import BatchEncoder
 
 Indices = npt.NDArray[np.int64]
@@ -37,7 +37,8 @@ class SheetEncoder:
     def __init__(self, reference: Encoder, batch: BatchEncoder, *, literal: bool) -> None:
         self.batch = batch
         self._form = reference.normal_form
-        self._scanner = TokenScanner([t.content for t in reference.added_tokens if not (literal and t.special)])
+        tokens = [token.content for token in reference.added_tokens if not (literal and token.special)]
+        self._scanner = TokenScanner([*tokens, NAME_BEGIN])
 
     def encode(self, assigned: Assigned, rows: PlainRows) -> tuple[DocumentTokens, Indices]:
         """The tokens of the documents, and the rows that sheets cannot write: an added token in their text, a text that

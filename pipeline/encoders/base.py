@@ -14,6 +14,8 @@ from pipeline.encoders.batch import BatchEncoder
 # White space and word characters are those of Rust's regex crate; Python's \s and \w have others besides.
 _SPACES = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*")
 _JOINERS = "\u200c\u200d"
+NAME_BEGIN = "\ufde0"
+"""A noncharacter with which names of control tokens begin (see literal.py): texts that have it may be refused."""
 _LETTER_SYMBOLS = range(0x24B6, 0x24EA), range(0x1F130, 0x1F14A), range(0x1F150, 0x1F16A), range(0x1F170, 0x1F18A)
 
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.encoders.base import Encoded, EncodingFailed, TokenSpan
+from pipeline.encoders.base import NAME_BEGIN, Encoded, EncodingFailed, TokenSpan
 
-# Noncharacters of Unicode: a name is U+FDE0 and four of U+FDD0 to U+FDDF.
-_NAME = re.compile("\ufde0[\ufdd0-\ufddf]{4}")
+# A name is NAME_BEGIN and four more noncharacters of Unicode, U+FDD0 to U+FDDF.
+_NAME = re.compile(NAME_BEGIN + "[\ufdd0-\ufddf]{4}")
 
 
 def _name(number: int) -> str:
-    return "\ufde0" + "".join(chr(0xFDD0 + (number >> shift & 15)) for shift in (12, 8, 4, 0))
+    return NAME_BEGIN + "".join(chr(0xFDD0 + (number >> shift & 15)) for shift in (12, 8, 4, 0))
 
 
 class LiteralTokenizer:
