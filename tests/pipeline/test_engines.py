@@ -152,7 +152,7 @@ def built(*overrides: str) -> tuple[BuildResult, str]:
 def test_a_build_whose_engine_is_wrong_ends_with_the_reference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, liar=liar(WORD))
     result, told = built()
-    assert "rows.jsonl, row" in told
+    assert "rows.jsonl at " in told
     assert WORD in told
     assert "Building again with engine: reference" in told
     assert result.manifest.tokenizer.engine == "tiktoken"
@@ -165,7 +165,7 @@ def test_a_build_whose_engine_is_wrong_ends_with_the_reference(folder: Path, mon
 
 def test_a_wrong_engine_is_found_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, liar=liar(WORD))
-    with pytest.raises(DatasetError, match=f"row .* liar .*{WORD}.*--set engine=reference"):
+    with pytest.raises(DatasetError, match=f"rows.jsonl at .* liar .*{WORD}.*--set engine=reference"):
         built("engine=fast")
     assert not (folder / "out" / "manifest.json").exists()
     first = {path: path.stat().st_mtime_ns for path in folder.glob("out/state/*-liar/*.json")}
