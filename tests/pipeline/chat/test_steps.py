@@ -298,7 +298,7 @@ def test_nothing_passes_that_the_template_would_refuse(pieces: int) -> None:
     """Skipping an iteration costs what running it cost, so that a row is refused for the template's work or is not,
     whatever was rendered before."""
     outcomes = []
-    for work in range(60, 160, 10):
+    for work in (70, 150):
         row = Conversation(tuple(Message("assistant" if n % 2 else "user", f"{n}") for n in range(20)))
         loops = "{% for n in range(WORK) %}{{ message.content if n < PIECES }}{% endfor %}"
         source = (EVERY + loops + "{% endfor %}").replace("WORK", str(50 * work)).replace("PIECES", str(pieces))
@@ -308,7 +308,7 @@ def test_nothing_passes_that_the_template_would_refuse(pieces: int) -> None:
             mine, own = result_of(template, request), result_of(reference, (unshared(request[0]), request[1]))
             assert isinstance(mine, tuple) == isinstance(own, tuple)
             outcomes.append(isinstance(own, tuple))
-    assert min(outcomes.count(True), outcomes.count(False)) > 20
+    assert min(outcomes.count(True), outcomes.count(False)) > 5
 
 
 def test_a_wrong_iteration_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
