@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from jinja2 import nodes, pass_environment
 from jinja2.compiler import Frame
@@ -37,7 +37,7 @@ from pipeline.chat.replay.values import (
     make_number,
     make_symbol,
 )
-from pipeline.chat.template import ChatTemplate
+from pipeline.chat.template import ChatTemplate, MakeLeaf
 from pipeline.chat.traced import Origin, Traced
 from schemas.conversation import Conversation
 
@@ -239,6 +239,16 @@ def _text(environment: Environment, value: Any) -> str:
     return value if isinstance(value, SymbolicText) else filters.join(environment, [value])
 
 
+def leaf_maker(recorder: Recorder) -> MakeLeaf:
+    """Makes the symbols that stand for the values of a row."""
+
+    def make_leaf(value: Any, origin: Origin) -> Any:
+        leaf = Leaf(origin.message, recorder.add_leaf(value, origin.message), origin)
+        return make_symbol(recorder, kind_of(value), leaf, origin)
+
+    return make_leaf
+
+
 class Recording(NamedTuple):
     """The tests that a template made, with their outcomes, and the pieces that it then wrote."""
 
@@ -249,16 +259,18 @@ class Recording(NamedTuple):
 class RecordingTemplate(ChatTemplate):
     make_environment = RecordingEnvironment
 
+    @classmethod
+    def of(cls, template: ChatTemplate) -> Self:
+        """The same template, and what probes have shown of it."""
+        made = cls(template.source, template.variables, template.clock)
+        made.tool_arguments, made.null_content = template.tool_arguments, template.null_content
+        return made
+
     def record(self, conversation: Conversation, add_generation_prompt: bool) -> Recording:
         """Nothing is counted: the template did the same within its limits just before. Raises NotReplayable."""
         recorder = Recorder()
-
-        def make_leaf(value: Any, origin: Origin) -> Any:
-            leaf = Leaf(origin.message, recorder.add_leaf(value, origin.message), origin)
-            return make_symbol(recorder, kind_of(value), leaf, origin)
-
         try:
-            context = self.context(conversation, make_leaf, add_generation_prompt=add_generation_prompt)
+            context = self.context(conversation, leaf_maker(recorder), add_generation_prompt=add_generation_prompt)
             written = join_parts(self.run(context))
         except NotReplayable:
             raise

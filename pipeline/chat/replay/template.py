@@ -12,6 +12,7 @@ from operator import is_
 from typing import NamedTuple
 
 from pipeline.chat.limits import LimitExceeded
+from pipeline.chat.replay.learnt import FREE_LESSONS, Learnt
 from pipeline.chat.replay.recorder import NotReplayable
 from pipeline.chat.replay.recording import RecordingTemplate
 from pipeline.chat.replay.structure import UNKNOWN, Structures, View
@@ -33,8 +34,7 @@ MOST_STEPS = 100_000
 MOST_ONCE_SEEN = 10_000
 MOST_MESSAGES = 40
 """Longer conversations hardly ever have the structure of another one, and a lesson of one is dear."""
-FREE_LESSONS, REPLAYS_PER_LESSON = 8, 4
-"""A structure learns while what it has learnt is used: a lesson costs several renderings."""
+REPLAYS_PER_LESSON = 4
 
 
 class ReplayDiffers(AssertionError):
@@ -56,20 +56,6 @@ class Whole(NamedTuple):
     known: bool
 
 
-class Shapes:
-    """What was learnt of rows of one structure."""
-
-    __slots__ = ("lessons", "replays", "tree")
-
-    def __init__(self) -> None:
-        self.tree = Tree()
-        self.lessons = self.replays = 0
-
-    @property
-    def learns(self) -> bool:
-        return self.lessons < FREE_LESSONS + self.replays // REPLAYS_PER_LESSON
-
-
 class ReplayingTemplate:
     """Renders as `template` does. `replayed` and `rendered` count renderings, `refusals` why rows were not learnt."""
 
@@ -80,7 +66,7 @@ class ReplayingTemplate:
         self._recording: RecordingTemplate | None = None
         self._structures = Structures(template)
         self.stepwise = StepwiseTemplate(template, self._structures)
-        self._shapes: dict[tuple[int, ...], Shapes] = {}
+        self._shapes: dict[tuple[int, ...], Learnt] = {}
         self._once_seen: set[tuple[int, ...]] = set()
         self._stretches: dict[tuple[Piece, ...], Stretch] = {}
         self._steps = 0
@@ -134,7 +120,9 @@ class ReplayingTemplate:
         template refuses it."""
         request = Request(conversation, add_generation_prompt)
         view = self._structures.view(conversation, add_generation_prompt=add_generation_prompt)
-        shapes = None if UNKNOWN in view.structure else self._shapes.setdefault(view.structure, Shapes())
+        shapes = (
+            None if UNKNOWN in view.structure else self._shapes.setdefault(view.structure, Learnt(REPLAYS_PER_LESSON))
+        )
         if shapes and shapes.learns and self._steps < MOST_STEPS and shapes.tree.find(view.leaves, view.row) is None:
             self._learn(shapes, view, request, request.render(self.template))
 
@@ -144,18 +132,18 @@ class ReplayingTemplate:
         self._check(rendered, request, STEPS_CHECKED_ONE_IN)
         return rendered
 
-    def _meet(self, structure: tuple[int, ...], *, again: bool) -> Shapes | None:
+    def _meet(self, structure: tuple[int, ...], *, again: bool) -> Learnt | None:
         """A structure is worth a lesson when it comes a second time; `again`: its conversation has."""
         if UNKNOWN in structure:
             return None
         if again or structure in self._once_seen:
-            return self._shapes.setdefault(structure, Shapes())
+            return self._shapes.setdefault(structure, Learnt(REPLAYS_PER_LESSON))
         if len(self._once_seen) >= MOST_ONCE_SEEN:
             self._once_seen.clear()
         self._once_seen.add(structure)
         return None
 
-    def _learn(self, shapes: Shapes, view: View, request: Request, rendered: Traced) -> None:
+    def _learn(self, shapes: Learnt, view: View, request: Request, rendered: Traced) -> None:
         shapes.lessons += 1
         try:
             recording = self._recorder().record(*request)
@@ -170,10 +158,7 @@ class ReplayingTemplate:
 
     def _recorder(self) -> RecordingTemplate:
         if self._recording is None:
-            template = self.template
-            recording = RecordingTemplate(template.source, template.variables, template.clock)
-            recording.tool_arguments, recording.null_content = template.tool_arguments, template.null_content
-            self._recording = recording
+            self._recording = RecordingTemplate.of(self.template)
         return self._recording
 
     def _check(self, replayed: Traced, request: Request, one_in: int) -> None:

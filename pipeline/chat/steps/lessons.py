@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pipeline.chat.limits import CHARACTERS_A_RUN, LimitExceeded
 from pipeline.chat.replay.expressions import Call, Leaf, Leaves, Text
+from pipeline.chat.replay.learnt import FREE_LESSONS, Learnt
 from pipeline.chat.replay.recorder import NotReplayable
 from pipeline.chat.replay.structure import UNKNOWN, View
 from pipeline.chat.replay.symbols import MARK, Derived, Piece
-from pipeline.chat.replay.tree import MOST_WRITTEN, Program, Stretch, Tree, Written
+from pipeline.chat.replay.tree import MOST_WRITTEN, Program, Stretch, Written
 from pipeline.chat.steps.fingerprints import PORTABLE, Key
 from pipeline.chat.traced import Field, Origin, Run, Traced, make_origin, make_run
 
@@ -22,7 +23,7 @@ MOST_STEPS = 100_000
 MOST_ONCE_SEEN = 10_000
 MOST_MESSAGES = 40
 """Lessons are given on no longer conversations."""
-FREE_LESSONS, REPLAYS_PER_LESSON = 8, 8
+REPLAYS_PER_LESSON = 8
 
 Answers: TypeAlias = dict[Call, Any]
 
@@ -64,20 +65,6 @@ class IterationProgram(Program):
         return Traced(joined, tuple(runs) or (Run(0, None),))
 
 
-class Shape:
-    """What was learnt of the iterations of one shape."""
-
-    __slots__ = ("lessons", "replays", "tree")
-
-    def __init__(self) -> None:
-        self.tree = Tree()
-        self.lessons = self.replays = 0
-
-    @property
-    def learns(self) -> bool:
-        return self.lessons < FREE_LESSONS + self.replays // REPLAYS_PER_LESSON
-
-
 class Missed(NamedTuple):
     """An iteration that the template had to run, and what it wrote."""
 
@@ -113,7 +100,7 @@ class Lessons:
     def __init__(self) -> None:
         self.refusals: Counter[str] = Counter()
         self.given = 0
-        self._shapes: dict[Key, Shape] = {}
+        self._shapes: dict[Key, Learnt] = {}
         self._once_seen: set[Key] = set()
         self._stretches: dict[tuple[Piece, ...], Stretch] = {}
         self._steps = 0
@@ -149,20 +136,20 @@ class Lessons:
     def learn(self, missed: Iterable[Missed], recorded: Mapping[tuple[int, int], Recorded], view: View) -> None:
         self.given += 1
         for each in missed:
-            shape = self._shapes.setdefault(each.shape, Shape())
+            shape = self._shapes.setdefault(each.shape, Learnt(REPLAYS_PER_LESSON))
             shape.lessons += 1
             try:
                 self._learn(shape, each, recorded.get((each.number, each.message)), view)
-            except (NotReplayable, RecursionError) as refusal:
+            except (NotReplayable, RecursionError, LimitExceeded) as refusal:
                 shape.lessons += FREE_LESSONS
                 self.refusals[str(refusal)] += 1
 
     def refuse(self, missed: Iterable[Missed], reason: str) -> None:
         self.refusals[reason] += 1
         for each in missed:
-            self._shapes.setdefault(each.shape, Shape()).lessons += FREE_LESSONS
+            self._shapes.setdefault(each.shape, Learnt(REPLAYS_PER_LESSON)).lessons += FREE_LESSONS
 
-    def _learn(self, shape: Shape, missed: Missed, recorded: Recorded | None, view: View) -> None:
+    def _learn(self, shape: Learnt, missed: Missed, recorded: Recorded | None, view: View) -> None:
         leaves = view.leaves[missed.message], view.leaves[-1]
         if recorded is None or recorded.shape != missed.shape:
             raise NotReplayable("the iteration was not recorded")

@@ -6,18 +6,16 @@ from typing import Any
 
 from jinja2.runtime import LoopContext
 
-from pipeline.chat.replay.expressions import Call, Leaf, kind_of
+from pipeline.chat.replay.expressions import Call
 from pipeline.chat.replay.recorder import NotReplayable, Recorder
-from pipeline.chat.replay.recording import RecordingCodeGenerator, RecordingEnvironment, RecordingTemplate
+from pipeline.chat.replay.recording import RecordingCodeGenerator, RecordingEnvironment, RecordingTemplate, leaf_maker
 from pipeline.chat.replay.structure import View
 from pipeline.chat.replay.symbols import SymbolicText, join_parts, texts_of
-from pipeline.chat.replay.values import make_symbol
 from pipeline.chat.steps import current
 from pipeline.chat.steps.environment import StepwiseCodeGenerator
 from pipeline.chat.steps.fingerprints import Key, Loop, Outlook, Spaces, fingerprints, read_attributes
 from pipeline.chat.steps.lessons import Answers, Recorded, shape_of
 from pipeline.chat.steps.plan import Plan
-from pipeline.chat.traced import Origin
 from schemas.conversation import Conversation
 
 
@@ -105,13 +103,8 @@ class StepRecordingTemplate(RecordingTemplate):
     ) -> dict[tuple[int, int], Recorded]:
         """The iterations over messages, by the numbers of the loop and of the message. Raises NotReplayable."""
         recorder = StepRecorder()
-
-        def make_leaf(value: Any, origin: Origin) -> Any:
-            leaf = Leaf(origin.message, recorder.add_leaf(value, origin.message), origin)
-            return make_symbol(recorder, kind_of(value), leaf, origin)
-
         try:
-            context = self.context(conversation, make_leaf, add_generation_prompt=add_generation_prompt)
+            context = self.context(conversation, leaf_maker(recorder), add_generation_prompt=add_generation_prompt)
             run = RecordingRun(loops, recorder, context["messages"], view)
             token = current.current.set(run)
             try:

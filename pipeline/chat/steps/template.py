@@ -103,8 +103,5 @@ class StepwiseTemplate:
 
     def _recorder(self) -> StepRecordingTemplate:
         if self._recording is None:
-            template = self.template
-            recording = StepRecordingTemplate(template.source, template.variables, template.clock)
-            recording.tool_arguments, recording.null_content = template.tool_arguments, template.null_content
-            self._recording = recording
+            self._recording = StepRecordingTemplate.of(self.template)
         return self._recording

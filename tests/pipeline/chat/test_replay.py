@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.chat.replay import template as replay
+from pipeline.chat.replay.learnt import FREE_LESSONS
 from pipeline.chat.replay.template import ReplayDiffers, ReplayingTemplate, difference
 from pipeline.chat.replay.tree import Program
 from pipeline.chat.template import ChatTemplate
@@ -345,7 +346,7 @@ def test_a_structure_learns_while_that_pays() -> None:
     assert template.replayed >= 55
     assert never_again.rendered == len(rows)
     compare(never_again, rows, prompts=0)
-    assert never_again.replayed == replay.FREE_LESSONS
+    assert never_again.replayed == FREE_LESSONS
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
