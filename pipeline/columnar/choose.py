@@ -50,9 +50,9 @@ class SheetChooser:
         return sheets, chosen
 
     def _choose_of_shape(self, rows: PlainRows, shape: Shape, members: Rows) -> Iterator[tuple[Rows, Sheet]]:
-        known = self._sheets.setdefault(shape, {})
-        if not known and len(members) < WORTH_A_LESSON:
+        if shape not in self._sheets and len(members) < WORTH_A_LESSON:
             return
+        known = self._sheets.setdefault(shape, {})
         left = LESSONS
         while len(members):
             unknown: list[Rows] = []
