@@ -1,7 +1,6 @@
 """Running a template on symbols, iteration by iteration."""
 
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from jinja2.runtime import LoopContext
@@ -12,10 +11,9 @@ from pipeline.chat.replay.recording import RecordingCodeGenerator, RecordingEnvi
 from pipeline.chat.replay.structure import View
 from pipeline.chat.replay.symbols import SymbolicText, join_parts, texts_of
 from pipeline.chat.steps import current
-from pipeline.chat.steps.environment import StepwiseCodeGenerator
+from pipeline.chat.steps.environment import StepwiseCodeGenerator, StepwiseEnvironment
 from pipeline.chat.steps.fingerprints import Key, Loop, Outlook, Spaces, fingerprints, read_attributes
 from pipeline.chat.steps.lessons import Answers, Recorded, shape_of
-from pipeline.chat.steps.plan import Plan
 from schemas.conversation import Conversation
 
 
@@ -83,16 +81,8 @@ class StepRecordingCodeGenerator(StepwiseCodeGenerator, RecordingCodeGenerator):
     pass
 
 
-class StepRecordingEnvironment(RecordingEnvironment):
+class StepRecordingEnvironment(StepwiseEnvironment, RecordingEnvironment):
     code_generator_class = StepRecordingCodeGenerator
-    looks_up = staticmethod(current.looks_up)
-    begin = staticmethod(current.begin)
-    end = staticmethod(current.end)
-    is_idle = staticmethod(current.is_idle)
-
-    def __init__(self, clock: date) -> None:
-        super().__init__(clock)
-        self.plans: list[Plan] = []
 
 
 class StepRecordingTemplate(RecordingTemplate):

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from agents import make_agent
 from families import FAMILIES, make_family
+from formatting import assert_same_format, format_or_reject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from template_chats import chats
@@ -141,22 +140,10 @@ def test_ids_and_channels(family: str) -> None:
     formatted = 0
     for seed in range(8):
         conversation = make_agent(seed, most_turns=4)
-        results = [format_or_reject(fast, conversation), format_or_reject(plain, unshared(conversation))]
-        if isinstance(results[0], str):
-            assert results[0] == results[1]
-            continue
-        formatted += 1
-        for field in ("input_ids", "channel"):
-            assert np.array_equal(getattr(results[0], field), getattr(results[1], field))
-        assert results[0].turns == results[1].turns
+        results = format_or_reject(fast, conversation), format_or_reject(plain, unshared(conversation))
+        assert_same_format(*results)
+        formatted += not isinstance(results[0], str)
     assert formatted or fast.replaying.rendered
-
-
-def format_or_reject(formatter: Any, conversation: Conversation) -> Any:
-    try:
-        return formatter.format(conversation)
-    except RejectRow as reject:
-        return str(reject)
 
 
 EVERY = "{% for message in messages %}"
