@@ -165,7 +165,17 @@ class Certificate(Record):
         return (self.oracle, self.level, self.versions) == (other.oracle, other.level, other.versions)
 
 
+class Parent(Record):
+    """The manifest of the generation before, by its file and the file's hash."""
+
+    name: FileName
+    sha256: Sha256
+
+
 class Manifest(Record):
+    """A generation after the first lists its own sources, shards and rejects alone; indexes of sources go on from those
+    of its parents, and what it is together with them says schemas.generations."""
+
     format: Literal["1"] = "1"
     id: Sha256
     recipe_id: Sha256
@@ -188,6 +198,8 @@ class Manifest(Record):
     totals: Totals
     fill: float
     certificate: Certificate | None
+    generation: Count = 0
+    parent: Parent | None = None
 
     def encode(self) -> bytes:
         return (self.model_dump_json(indent=1) + "\n").encode()
@@ -211,11 +223,16 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         ) from error
 
 
-def load_manifest(folder: Folder) -> Manifest:
-    """Raises DatasetError where there is none: the build has not finished, or the path is another."""
-    where = f"{folder.shown}/{MANIFEST}"
+def manifest_name(generation: int) -> str:
+    """manifest.json for the first, number 0, then manifest-0001.json and so on."""
+    return f"manifest-{generation:04}.json" if generation else MANIFEST
+
+
+def load_manifest(folder: Folder, generation: int = 0) -> Manifest:
+    """One file. Raises DatasetError where there is none: the build has not finished, or the path is another."""
+    where = f"{folder.shown}/{manifest_name(generation)}"
     try:
-        data = folder.read(MANIFEST)
+        data = folder.read(manifest_name(generation))
     except FileNotFoundError as error:
         raise DatasetError(f"{where} does not exist: no data set here, or its build has not finished") from error
     return decode_manifest(data, where)

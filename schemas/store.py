@@ -6,6 +6,7 @@ import posixpath
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import DatasetError
+from schemas.profiles import storage_options
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -35,13 +37,24 @@ def without_secrets(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that a listing found: its name within the folder, its bytes, when it was last written."""
+
+    name: str
+    bytes: int
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder on a store. Picklable; the file system is looked up where it is used."""
+    """A folder on a store. Picklable; the file system is looked up where it is used, with the options of `profile`, a
+    name in the profiles file of the machine."""
 
     url: str
+    profile: str | None = None
 
     def _resolve(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
-        fs, root = url_to_fs(self.url)
+        fs, root = url_to_fs(self.url, **storage_options(self.profile))
         return fs, posixpath.join(root.rstrip("/") or "/", name) if name else root
 
     @property
@@ -85,6 +98,20 @@ class Folder:
             return []
         return sorted(posixpath.join(folder, posixpath.basename(str(item).rstrip("/"))) for item in found)
 
+    def files(self, folder: str) -> list[StoredFile]:
+        """The files below `folder`, at any depth, sorted by name: one listing, which readers of a data set never need."""
+        fs, path = self._resolve(folder)
+        fs.invalidate_cache()
+        root = self._resolve("")[1].rstrip("/")
+        try:
+            found = fs.find(path, detail=True)
+        except FileNotFoundError:
+            return []
+        return [
+            StoredFile(name.removeprefix(root).lstrip("/"), int(info["size"]), _modified(info))
+            for name, info in sorted(found.items())
+        ]
+
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file whole or not at all, over one of the same name."""
         fs, path = self._resolve(name)
@@ -125,6 +152,17 @@ class Folder:
             fs.rm_file(path)
 
 
+def _modified(info: dict[str, Any]) -> datetime:
+    """By the keys that fsspec's file systems use. A store that tells no time counts as just written."""
+    keys = ("LastModified", "last_modified", "mtime", "updated", "created")
+    found = next((info[key] for key in keys if info.get(key) is not None), None)
+    if isinstance(found, int | float):
+        return datetime.fromtimestamp(found, UTC)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    return found if isinstance(found, datetime) else datetime.now(UTC)
+
+
 def _write_temporary(path: str, data: bytes | memoryview) -> str:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
@@ -149,8 +187,8 @@ def sync_path(path: str | Path) -> None:
         os.close(handle)
 
 
-def dataset_folder(url: str) -> Folder:
+def dataset_folder(url: str, profile: str | None = None) -> Folder:
     """The folder of a data set, given the folder's URL or that of its manifest."""
     if not url:
         raise DatasetError("the data set's path is empty; give the folder that holds manifest.json")
-    return Folder(url.removesuffix("/").removesuffix("/manifest.json"))
+    return Folder(url.removesuffix("/").removesuffix("/manifest.json"), profile)

@@ -48,6 +48,8 @@ def manifest_values() -> dict[str, Any]:
         },
         "fill": 0.625,
         "certificate": None,
+        "generation": 0,
+        "parent": None,
     }
 
 

@@ -1,0 +1,41 @@
+"""Named profiles: options of a store that belong to the machine and not into a config, such as an endpoint and keys.
+
+    # ~/.config/packline/profiles.yaml, or the file that PACKLINE_PROFILES names
+    lab:
+      endpoint_url: https://s3.lab.example
+      key: ...
+      secret: ...
+
+A config names a profile and no more, so nothing that is printed, stored or sent with a job holds a secret. Without a
+profile the store's own library looks for credentials: its environment variables, its files, the machine's role.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.errors import ConfigError
+
+VARIABLE = "PACKLINE_PROFILES"
+DEFAULT_FILE = "~/.config/packline/profiles.yaml"
+
+
+def storage_options(profile: str | None) -> Mapping[str, Any]:
+    """What fsspec's file system is made with. Raises ConfigError where there is no such profile."""
+    if profile is None:
+        return {}
+    path = Path(os.environ.get(VARIABLE) or DEFAULT_FILE).expanduser()
+    try:
+        profiles = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"profile {profile!r}: {path} cannot be read ({type(error).__name__}); {VARIABLE} names the file of profiles"
+        ) from error
+    options = profiles.get(profile) if isinstance(profiles, dict) else None
+    if not isinstance(options, dict):
+        known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else "none"
+        raise ConfigError(f"profile {profile!r}: {path} has no such mapping; it has {known}")
+    return options
