@@ -155,6 +155,8 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
         ),
         fill=round(tokens / (packs * config.seq_len), 6) if packs else 0.0,
         certificate=_certificate(blocks),
+        generation=0,
+        parent=None,
     )
 
 

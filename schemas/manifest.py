@@ -198,8 +198,8 @@ class Manifest(Record):
     totals: Totals
     fill: float
     certificate: Certificate | None
-    generation: Count = 0
-    parent: Parent | None = None
+    generation: Count
+    parent: Parent | None
 
     def encode(self) -> bytes:
         return (self.model_dump_json(indent=1) + "\n").encode()

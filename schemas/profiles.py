@@ -32,7 +32,7 @@ def storage_options(profile: str | None) -> Mapping[str, Any]:
         profiles = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"profile {profile!r}: {path} cannot be read ({type(error).__name__}); {VARIABLE} names the file of profiles"
+            f"profile {profile!r}: {path} cannot be read ({type(error).__name__}); {VARIABLE} names the profiles' file"
         ) from error
     options = profiles.get(profile) if isinstance(profiles, dict) else None
     if not isinstance(options, dict):

@@ -99,7 +99,7 @@ class Folder:
         return sorted(posixpath.join(folder, posixpath.basename(str(item).rstrip("/"))) for item in found)
 
     def files(self, folder: str) -> list[StoredFile]:
-        """The files below `folder`, at any depth, sorted by name: one listing, which readers of a data set never need."""
+        """The files below `folder`, at any depth, sorted by name: one listing. Readers of a data set never need it."""
         fs, path = self._resolve(folder)
         fs.invalidate_cache()
         root = self._resolve("")[1].rstrip("/")

@@ -184,6 +184,8 @@ def make_manifest(shards: Sequence[ShardFile], packs: PackList) -> Manifest:
         totals=Totals(packs=len(packs), documents=len(docs), tokens=tokens, **totals),
         fill=round(tokens / (len(packs) * SEQ_LEN), 6),
         certificate=None,
+        generation=0,
+        parent=None,
     )
 
 

@@ -126,6 +126,8 @@ def build_manifest(packs: Dataset, shards: list[ShardFile], seq_len: int) -> Man
         ),
         fill=tokens / (len(packs) * seq_len) if packs else 0.0,
         certificate=None,
+        generation=0,
+        parent=None,
     )
 
 
