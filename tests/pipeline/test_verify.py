@@ -147,6 +147,8 @@ def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Any]:
         "totals": {"rows": 13, "rejects": 2, "truncated": 0, "straddling": 0, **sums},
         "fill": 0.75,
         "certificate": None,
+        "generation": 0,
+        "parent": None,
     }
 
 
