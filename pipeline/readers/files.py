@@ -16,7 +16,7 @@ from schemas.range_file import open_ranges
 from schemas.retry import call_store
 from schemas.store import read_range
 
-_ETAG = ("ETag", "etag")
+_ETAG = ("ETag", "etag", "blob_id")  # the last is Git's name for the content, at Hugging Face
 _MTIME = ("LastModified", "last_modified", "mtime", "updated", "created")
 _READ_BY_THEIR_OWN = {"http", "https", "hf"}
 """Where a range may not be had, or only by fetching more than it."""
@@ -34,12 +34,13 @@ class Stamp(NamedTuple):
     mtime: str | None
 
 
-def read_stamp(fs: AbstractFileSystem, path: str, info: Mapping[str, Any]) -> Stamp:
-    """From what the store told of the file, in a listing or by itself. Raises OSError where a local file is gone,
-    DatasetError where the store does not know its size."""
+def read_stamp(fs: AbstractFileSystem, path: str, listed: Mapping[str, Any] | None = None) -> Stamp:
+    """`listed` is what a listing told of the file: with an etag in it the store is not asked again. Raises OSError
+    where there is no such file, DatasetError where the store does not know its size."""
     if isinstance(fs, LocalFileSystem):
         status = os.stat(path)
         return Stamp(status.st_size, None, str(status.st_mtime_ns))
+    info = listed if listed and _first(listed, _ETAG) else call_store(path, lambda: fs.info(path))
     if info.get("size") is None:
         raise DatasetError(f"{path}: the store does not tell its size; copy the file to a disk or an object store")
     etag = _first(info, _ETAG)
@@ -60,7 +61,7 @@ def check_unchanged(file: SourceFile) -> None:
     planned = Stamp(file.size, file.etag, file.mtime)
     mend = "put the planned file back, or stop what writes to it and build again"
     try:
-        seen = read_stamp(fs, path, call_store(file.url, lambda: fs.info(path)))
+        seen = read_stamp(fs, path)
     except FileNotFoundError as error:
         raise SourceChanged(f"{file.url} is gone; planned was {_describe(planned)}; {mend}") from error
     if seen != planned:
