@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
 
@@ -38,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_certify(commands)
+    _add_clean(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
@@ -108,6 +111,31 @@ def _add_certify(commands: Commands) -> None:
     _add_config(command)
     command.add_argument("-n", type=_positive, metavar="ROWS", help="rows of each source (default: all)")
     command.set_defaults(run=_certify)
+
+
+def _add_clean(commands: Commands) -> None:
+    summary = "list, and with --delete remove, what builds have left behind that nothing needs"
+    command = commands.add_parser("clean", help=summary, description=summary)
+    command.add_argument("output", metavar="OUTPUT", help="the output folder of builds")
+    command.add_argument(
+        "--older-than",
+        type=_age,
+        default="24h",
+        metavar="AGE",
+        help="such as 90m, 24h or 7d, an hour at least; what is younger stays (default: %(default)s)",
+    )
+    command.add_argument("--delete", action="store_true", help="remove it; it is listed alone otherwise")
+    command.add_argument("--profile", metavar="NAME", help="a profile of this machine for the store")
+    command.set_defaults(run=_clean)
+
+
+def _age(text: str) -> timedelta:
+    units = {"m": "minutes", "h": "hours", "d": "days"}
+    found = re.fullmatch(r"(\d+)([mhd])", text)
+    age = timedelta(**{units[found[2]]: int(found[1])}) if found else timedelta()
+    if age < timedelta(hours=1):
+        raise argparse.ArgumentTypeError(f"{text} is not an hour at least, as 90m, 24h or 7d are")
+    return age
 
 
 def _positive(text: str) -> int:
@@ -202,6 +230,15 @@ def _certify(args: argparse.Namespace) -> int:
     report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n)
     print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from pipeline.clean_report import clean
+    from pipeline.console import make_console
+    from schemas.store import dataset_folder
+
+    clean(dataset_folder(args.output, args.profile), args.older_than, make_console(), delete=args.delete)
+    return BUILT
 
 
 def run() -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipeline.build_plan import BuildPlan
+from pipeline.exclusive import PROBE
 from pipeline.file_sizes import wrong_size
 from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
@@ -49,8 +50,8 @@ def other_builds(plan: BuildPlan, now: datetime | None = None) -> Iterator[str]:
     """A warning for each build of another recipe that is under way in the same folder."""
     now = now or datetime.now(UTC)
     for folder in plan.output.names("state"):
-        recipe_id = posixpath.basename(folder).partition("-")[0]
-        if recipe_id in (plan.recipe.id, "probe"):
+        recipe_id, dash, _ = posixpath.basename(folder).partition("-")
+        if recipe_id == plan.recipe.id or not dash or folder.startswith(PROBE):
             continue
         youngest = max((file.modified for file in plan.output.files(folder)), default=None)
         if youngest is not None and now - youngest < UNDER_WAY:
