@@ -2,13 +2,12 @@
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
 
+from pipeline.arguments import age, positive
 from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
@@ -65,10 +64,15 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set, or its URL")
+    command.add_argument("--profile", metavar="NAME", help="options of its store, from the profiles file")
+
+
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
     command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
-    command.add_argument("--workers", type=_positive, help="processes; default: as many as cores, at most the units")
+    command.add_argument("--workers", type=positive, help="processes; default: as many as cores, at most the units")
     command.add_argument(
         "--check", action="store_true", help="compare what is there by its sha256, and build again what differs"
     )
@@ -76,7 +80,7 @@ def _add_build(commands: Commands) -> None:
 
 def _add_preview(commands: Commands) -> None:
     command = _add_config_command(commands, "preview", _preview, "show how the first rows are rendered and trained")
-    command.add_argument("-n", type=_positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
+    command.add_argument("-n", type=positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
     command.add_argument(
         "--policy",
         action="append",
@@ -90,7 +94,7 @@ def _add_preview(commands: Commands) -> None:
 def _add_inspect(commands: Commands) -> None:
     summary = "show what a data set holds"
     command = commands.add_parser("inspect", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     command.add_argument("--pack", type=int, metavar="N", help="decode pack N, with its documents' borders")
     command.add_argument("--holdout", action="store_true", help="count and decode the holdout's packs; needs --pack")
     command.set_defaults(run=_inspect)
@@ -99,7 +103,7 @@ def _add_inspect(commands: Commands) -> None:
 def _add_verify(commands: Commands) -> None:
     summary = "check a data set against its manifest"
     command = commands.add_parser("verify", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     command.add_argument("--deep", action="store_true", help="read every token: hashes, ids, channels, totals")
     command.set_defaults(run=_verify)
 
@@ -107,9 +111,9 @@ def _add_verify(commands: Commands) -> None:
 def _add_certify(commands: Commands) -> None:
     summary = "compare every row of a data set with what transformers makes of it"
     command = commands.add_parser("certify", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     _add_config(command)
-    command.add_argument("-n", type=_positive, metavar="ROWS", help="rows of each source (default: all)")
+    command.add_argument("-n", type=positive, metavar="ROWS", help="rows of each source (default: all)")
     command.set_defaults(run=_certify)
 
 
@@ -119,30 +123,14 @@ def _add_clean(commands: Commands) -> None:
     command.add_argument("output", metavar="OUTPUT", help="the output folder of builds")
     command.add_argument(
         "--older-than",
-        type=_age,
+        type=age,
         default="24h",
         metavar="AGE",
         help="such as 90m, 24h or 7d, an hour at least; what is younger stays (default: %(default)s)",
     )
     command.add_argument("--delete", action="store_true", help="remove it; it is listed alone otherwise")
-    command.add_argument("--profile", metavar="NAME", help="a profile of this machine for the store")
+    command.add_argument("--profile", metavar="NAME", help="options of its store, from the profiles file")
     command.set_defaults(run=_clean)
-
-
-def _age(text: str) -> timedelta:
-    units = {"m": "minutes", "h": "hours", "d": "days"}
-    found = re.fullmatch(r"(\d+)([mhd])", text)
-    age = timedelta(**{units[found[2]]: int(found[1])}) if found else timedelta()
-    if age < timedelta(hours=1):
-        raise argparse.ArgumentTypeError(f"{text} is not an hour at least, as 90m, 24h or 7d are")
-    return age
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -198,11 +186,11 @@ def _inspect(args: argparse.Namespace) -> int:
     from pipeline.inspect import print_dataset, print_pack
 
     if args.pack is not None:
-        print_pack(args.dataset, args.pack, make_console(), holdout=args.holdout)
+        print_pack(args.dataset, args.pack, make_console(), args.profile, holdout=args.holdout)
     elif args.holdout:
         raise ConfigError("--holdout shows a pack of the holdout; say which one with --pack N")
     else:
-        print_dataset(args.dataset, make_console())
+        print_dataset(args.dataset, make_console(), args.profile)
     return BUILT
 
 
@@ -210,7 +198,7 @@ def _verify(args: argparse.Namespace) -> int:
     from pipeline.verify import verify
 
     problems = 0
-    for problem in verify(args.dataset, deep=args.deep):
+    for problem in verify(args.dataset, args.profile, deep=args.deep):
         problems += 1
         print(problem)
     if problems:
@@ -227,7 +215,7 @@ def _certify(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
     from pipeline.console import make_console
 
-    report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n)
+    report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n, args.profile)
     print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
 
