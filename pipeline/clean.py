@@ -8,7 +8,7 @@ import contextlib
 import posixpath
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from pipeline.in_use import read_mark
 from pipeline.uploads import Upload, abort_upload, unfinished_uploads
 from schemas.errors import DatasetError
 from schemas.generations import load_chain
-from schemas.manifest import MANIFEST, Manifest, manifest_name
+from schemas.manifest import MANIFEST, Manifest, manifest_name, named_files
 from schemas.store import Folder, StoredFile
 
 DATA_FOLDERS = ("shards", "holdout", "rejects")
@@ -67,7 +67,7 @@ def find_orphans(output: Folder, age: timedelta, now: datetime) -> Cleaning:
     builds = _by_build(state)
     young = {build: files for build, files in builds.items() if max(file.modified for file in files) >= oldest}
     data = [file for folder in DATA_FOLDERS for file in output.files(folder)]
-    named = {name for manifest in chain for name in _named(manifest)}
+    named = {file.name for manifest in chain for file in named_files(manifest)}
     unnamed = [file for file in data if file.name not in named]
     aged = [file for file in unnamed if file.modified < oldest]
     used = _used_by(output, young, aged)
@@ -140,11 +140,6 @@ def _load_manifests(output: Folder) -> list[Manifest]:
     if lost:
         raise DatasetError(f"{output.shown}: {lost[0]} is there, but not all manifests before it; restore those first")
     return chain
-
-
-def _named(manifest: Manifest) -> Iterator[str]:
-    held_out = manifest.holdout.shards if manifest.holdout else []
-    return (file.name for files in (manifest.shards, held_out, manifest.rejects.files) for file in files)
 
 
 def _by_build(state: Iterable[StoredFile]) -> dict[str, list[StoredFile]]:

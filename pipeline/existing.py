@@ -10,7 +10,7 @@ from pipeline.exclusive import PROBE
 from pipeline.file_sizes import wrong_size
 from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
-from schemas.manifest import MANIFEST, Manifest, Source, load_manifest
+from schemas.manifest import MANIFEST, Manifest, Source, load_manifest, named_files
 
 UNDER_WAY = timedelta(minutes=15)
 """A build that has written nothing for so long is taken for dead; a block takes seconds."""
@@ -42,8 +42,7 @@ def what_differs(plan: BuildPlan, manifest: Manifest) -> str:
 
 def _is_whole(plan: BuildPlan, manifest: Manifest) -> bool:
     """Whether every file of the manifest is there with its size; what is not is built again."""
-    held_out = manifest.holdout.shards if manifest.holdout else []
-    return wrong_size(plan.output, [*manifest.shards, *held_out, *manifest.rejects.files]) is None
+    return wrong_size(plan.output, named_files(manifest)) is None
 
 
 def other_builds(plan: BuildPlan, now: datetime | None = None) -> Iterator[str]:
