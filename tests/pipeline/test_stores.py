@@ -130,3 +130,15 @@ def test_outputs_that_are_refused(output: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="output") as caught:
         plan_build(config)
     assert "secret" not in str(caught.value)
+
+
+def test_memory_is_for_one_process(tmp_path: Path) -> None:
+    sources = put_sources(Folder(f"memory://{tmp_path.name}"))
+    config = load_config(
+        write_config(tmp_path, sources=sources, output=f"memory://{tmp_path.name}/out", certify="none")
+    )
+    for options in ({"workers": 2}, {"workers": 1, "runner": "PrismRunner"}):
+        with pytest.raises(ConfigError, match="memory:// is seen by one process alone"):
+            build(config, **options)
+    assert build(config, workers=1).built
+    assert list(verify(config.output, deep=True)) == []
