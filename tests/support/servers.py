@@ -1,6 +1,6 @@
 """Servers on loopback: moto's S3, which honours conditional writes; JuiceFS' S3 gateway, a real file system under
-MinIO's code, which takes no notice of conditions; and one for GCS. Each is started once a session and ends with it, however it
-ends."""
+MinIO's code, which takes no notice of conditions; and one for GCS. Each is started once a session and ends with it,
+however it ends."""
 
 import contextlib
 import ctypes
