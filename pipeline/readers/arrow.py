@@ -20,7 +20,7 @@ def read_arrow(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
     with open_file(stretch.file) as stream, reading(stretch.file, *TABLE_ERRORS):
         for batch in _batches(stream):
             check_structure(batch)
-            yield from batch_records(batch, position, batch.nbytes // max(batch.num_rows, 1))
+            yield from batch_records(batch, position, max_line_bytes)
             position += batch.num_rows
 
 
