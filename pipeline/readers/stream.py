@@ -40,8 +40,8 @@ def read_chunks(file: SourceFile) -> Iterator[bytes]:
 
 def _bomb(file: SourceFile, compression: Compression) -> str:
     return (
-        f"{file.url}: its {file.size} bytes expand more than {MAX_EXPANSION} times, so it may be made to expand without "
-        f"end; if you trust it, give the plain file: {DECOMPRESS[compression]} {shlex.quote(file.url)} > FILE"
+        f"{file.url}: its {file.size} bytes expand more than {MAX_EXPANSION} times, so it may be made to expand "
+        f"without end; if you trust it, give the plain file: {DECOMPRESS[compression]} {shlex.quote(file.url)} > FILE"
     )
 
 
