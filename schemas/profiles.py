@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from schemas.errors import ConfigError
+from schemas.yaml_text import load_yaml
 
 VARIABLE = "PACKLINE_PROFILES"
 DEFAULT_FILE = "~/.config/packline/profiles.yaml"
@@ -29,8 +28,8 @@ def storage_options(profile: str | None) -> Mapping[str, Any]:
         return {}
     path = Path(os.environ.get(VARIABLE) or DEFAULT_FILE).expanduser()
     try:
-        profiles = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+        profiles = load_yaml(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"profile {profile!r}: {path} cannot be read ({type(error).__name__}); {VARIABLE} names the profiles' file"
         ) from error
