@@ -45,8 +45,11 @@ class ShardMeta:
                 "rebuild the data set, or use the version that wrote it"
             )
         try:
+            seq_len = int(entries["packline.seq_len"])
+            if not 0 < seq_len < 2**31:
+                raise ValueError(f"seq_len {seq_len}")
             return cls(
-                seq_len=int(entries["packline.seq_len"]),
+                seq_len=seq_len,
                 recipe_id=entries["packline.recipe_id"],
                 pad_id=int(entries["packline.pad_id"]),
                 tokenizer_sha256=entries["packline.tokenizer_sha256"],
@@ -109,9 +112,10 @@ def packs_to_batch(packs: Packs, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def batch_to_packs(batch: pa.RecordBatch, seq_len: int) -> Packs:
-    """Zero copy: the arrays view the batch's buffers and are read-only."""
+    """Zero copy: the arrays view the batch's buffers and are read-only. Raises ArrowInvalid for offsets that lead out
+    of their buffers."""
 
-    batch.validate()
+    batch.validate(full=True)
 
     def tokens(name: str) -> npt.NDArray[Any]:
         return documents(name).reshape(-1, seq_len)
