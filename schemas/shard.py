@@ -137,6 +137,30 @@ def batch_to_packs(batch: pa.RecordBatch, seq_len: int) -> Packs:
     )
 
 
+def tokens_per_pack(packs: Packs) -> npt.NDArray[np.int64]:
+    """int64[P]: tokens of the documents, padding apart."""
+    ends = np.concatenate([[0], np.cumsum(packs.doc_lengths, dtype=np.int64)])
+    tokens: npt.NDArray[np.int64] = np.diff(ends[packs.doc_offsets])
+    return tokens
+
+
+def _check_documents(packs: Packs, where: str) -> None:
+    """Raises DatasetError unless the documents have borders that can be relied on. No token is read."""
+    documents = len(packs.doc_lengths)
+    columns = (packs.doc_source, packs.doc_position, packs.doc_piece)
+    if any(len(column) != documents for column in columns) or packs.doc_offsets[-1:].tolist() != [documents]:
+        problem = "the columns of documents are not of one length"
+    elif (np.diff(packs.doc_offsets) < 1).any():
+        problem = "a pack has no document"
+    elif (packs.doc_lengths < 1).any():
+        problem = "a document has no token"
+    elif (tokens_per_pack(packs) > packs.input_ids.shape[1]).any():
+        problem = "the documents of a pack are longer than seq_len"
+    else:
+        return
+    raise DatasetError(f"{where}: {problem}; rebuild it")
+
+
 def write_shard(packs: Packs, meta: ShardMeta, sink: Any) -> None:
     """Write `packs` as one Arrow IPC file. The bytes depend on the packs and `meta` alone."""
     schema = shard_schema(meta, weights=packs.weight is not None)
@@ -174,6 +198,8 @@ def read_shard(source: pa.NativeFile | pa.Buffer, where: str) -> Shard:
         batches = tuple(
             batch_to_packs(reader.get_batch(index), meta.seq_len) for index in range(reader.num_record_batches)
         )
+        for batch in batches:
+            _check_documents(batch, where)
         if any(len(batch) != PACKS_PER_BATCH for batch in batches[:-1]):
             raise DatasetError(f"{where}: a batch before the last has not {PACKS_PER_BATCH} packs; rebuild it")
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
