@@ -110,7 +110,7 @@ class StateStore:
     def load_whole(self, key: BlockKey, unit: Unit) -> BlockState | None:
         """The state of a block of this very unit whose files are there, each with its size."""
         state = self.load(key)
-        if state is None or state.info.unit_sha256 != unit_sha256(unit):
+        if state is None or state.info.key.name != key.name or state.info.unit_sha256 != unit_sha256(unit):
             return None
         return state if are_there(self.output, state.info.files) else None
 

@@ -230,7 +230,7 @@ TooLong = Literal["reject", "truncate_turns", "truncate", "split"]
 class BuildConfig(Settings):
     """What `packline build` makes, and how."""
 
-    output: str
+    output: Annotated[str, Field(min_length=1)]
     seq_len: Annotated[int, Field(ge=8, le=2**24)]
     seed: int = 0
     sources: Annotated[list[Source], Field(min_length=1)]
