@@ -111,7 +111,7 @@ class StateStore:
     def load_whole(self, key: BlockKey, unit: Unit, *, by_hash: bool = False) -> BlockState | None:
         """The state of a block of this very unit whose files are there, each with its size, or its sha256."""
         state = self.load(key)
-        if state is None or state.info.unit_sha256 != unit_sha256(unit):
+        if state is None or state.info.key.name != key.name or state.info.unit_sha256 != unit_sha256(unit):
             return None
         return state if all(_is_whole(self.output, file, by_hash) for file in state.info.files) else None
 

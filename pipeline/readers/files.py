@@ -113,5 +113,6 @@ def reading(file: SourceFile, *errors: type[Exception]) -> Iterator[None]:
             raise
         kind = file.compression or file.format
         raise DatasetError(
-            f"{file.url}: damaged or cut short, or not {kind} at all: {error}; replace the file, or leave it out"
+            f"{file.url}: damaged or cut short, or not {kind} at all: {error or type(error).__name__}; "
+            "replace the file, or leave it out"
         ) from error
