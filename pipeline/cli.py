@@ -66,6 +66,9 @@ def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
     command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
     command.add_argument("--workers", type=_positive, help="processes; default: as many as cores, at most the units")
+    command.add_argument(
+        "--check", action="store_true", help="compare what is there by its sha256, and build again what differs"
+    )
 
 
 def _add_preview(commands: Commands) -> None:
@@ -128,6 +131,7 @@ def _build(args: argparse.Namespace) -> int:
             beam_args=args.beam_args,
             console=make_console(stderr=True),
             debug=args.debug,
+            check=args.check,
             pool=pool,
         )
     print_summary(result, make_console())
