@@ -62,14 +62,15 @@ class Harness:
         self._folder = folder
         self._clean: dict[tuple[str, bool], Clean] = {}
 
-    def run(self, schedule: Schedule) -> Verdict:
+    def run(self, schedule: Schedule, break_it: Callable[[], None] = lambda: None) -> Verdict:
+        """`break_it` is called in the process of the first build: by it the harness is shown to find what is wrong."""
         began = time.monotonic()
         world = self._worlds[schedule.store]
         recipes = [self.clean(world, other=False)]
         if schedule.second == "another recipe":
             recipes.append(self.clean(world, other=True))
         folder = self._prepare(world, schedule.name)
-        trial = Trial(schedule, world, recipes, folder)
+        trial = Trial(schedule, world, recipes, folder, break_it)
         trial.run()
         trial.verdict.seconds = time.monotonic() - began
         if not trial.verdict.problems:
@@ -121,6 +122,7 @@ class Trial:
     world: World
     recipes: Sequence[Clean]
     folder: Path
+    break_it: Callable[[], None]
 
     def __post_init__(self) -> None:
         self.verdict = Verdict(self.schedule)
@@ -137,8 +139,8 @@ class Trial:
             self.verdict.struck.add("bundles delivered twice")
         if self.schedule.second == "at once":
             self.verdict.struck.add("two builds at once")
-        for command in commands:
-            self._judge_end(command.end())
+        for command, clean in zip(commands, (self.recipes[0], self.recipes[-1]), strict=False):
+            self._judge_end(command.end(), clean)
             self._judge_processes(command)
         self._judge_output()
         if not self.verdict.problems:
@@ -179,6 +181,7 @@ class Trial:
         return Command(["build", "config.yaml", "--workers", "1", *options], self.folder, "second", lambda: None)
 
     def _arm(self) -> None:
+        self.break_it()
         self.world.arm(
             Injector(self.schedule.faults, self.log, os.getpid(), self.world.change_source, STALL_SECONDS)
         )
@@ -192,8 +195,10 @@ class Trial:
                 victims[0].kill()
                 self.verdict.struck.add(kill.kind)
 
-    def _judge_end(self, ended: Ended) -> None:
+    def _judge_end(self, ended: Ended, clean: Clean) -> None:
         self.verdict.ended.append(ended)
+        if ended.code == 0 and self.world.read(MANIFEST) != clean.files[MANIFEST]:
+            self.verdict.problems.append("a build says that it published, and its manifest is not there")
         if ended.code is None:
             self.verdict.problems.append(f"a build hung for {WATCHDOG_SECONDS} s: {ended.text[-300:]}")
         elif ended.code == -signal.SIGKILL or ended.code == 0:
@@ -216,9 +221,8 @@ class Trial:
         """Nothing is published, or the very data set."""
         self.verdict.published = self.world.read(MANIFEST) is not None
         if not self.verdict.published:
-            if any(ended.code == 0 for ended in self.verdict.ended):
-                self.verdict.problems.append("a build says that it published, and there is no manifest")
-        elif self._silent and self.verdict.struck & {"a byte flipped before publishing"}:
+            return
+        if self._silent and self.verdict.struck & {"a byte flipped before publishing"}:
             self._judge_verify(finds="sha256")
         else:
             self.verdict.problems += self._differences()
@@ -257,10 +261,10 @@ class Trial:
         self.world.restore_sources()
         check = self._damage() or self._silent
         arguments = ["build", "config.yaml", "--workers", "1", *(["--check"] if check else [])]
-        if len(self.recipes) > 1 and not self.recipes[0].differences(self.world) == []:
+        if self.verdict.published and self.recipes[0].differences(self.world):
             arguments += OTHER_RECIPE
             ended = run_command(["build", "config.yaml", "--workers", "1"], self.folder, "refused")
-            if self.verdict.published and (ended.code != 2 or "another recipe" not in ended.text):
+            if ended.code != 2 or "another recipe" not in ended.text:
                 self.verdict.problems.append(f"another recipe's folder was not refused: {ended.text[-300:]}")
         ended = run_command(arguments, self.folder, "again")
         if ended.code != 0:

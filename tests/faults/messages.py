@@ -13,6 +13,7 @@ _CAUSES = {
     "kill the launching process": r"$.",  # it says nothing any more
     "another recipe": r"another data set|another recipe",
     "store: an error": r"Input/output error|internal error",
+    "store: an error in reading": r"Input/output error|internal error",
     "store: stalls": r"[Tt]ime(d )?out",
     "store: 503 for a while": r"503|[Rr]educe your request rate",
     "store: 503 for ever": r"503|[Rr]educe your request rate",

@@ -62,8 +62,10 @@ class _Draw:
     def file(self) -> FileKind:
         return self.rng.choice(WRITTEN)
 
-    def nth(self, file: FileKind | None) -> int:
-        return 1 if file in ("manifest", "other") else self.rng.randint(1, 6)
+    def nth(self, file: FileKind) -> int:
+        """Of so many such files the clean build writes."""
+        most = {"shard": 9, "reject": 3, "state": 5, "mark": 5, "manifest": 1, "tokenizer": 6, "source": 5, "other": 2}
+        return self.rng.randint(1, most[file])
 
     def write(self, kind: str, act: str, file: FileKind | None = None, times: int = 1, moment: str = "before") -> None:
         file = file or self.file()
@@ -118,9 +120,9 @@ def _fails(draw: _Draw) -> None:
 
 def _fails_to_read(draw: _Draw) -> None:
     draw.store = draw.rng.choice(("wrapper", "s3"))
-    file: FileKind = draw.rng.choice(("source", "state", "shard"))
+    file: FileKind = draw.rng.choice(("source", "state", "mark", "tokenizer"))
     times = draw.rng.choice((1, FOR_EVER))
-    draw.faults.append(Fault("store: an error", "fail", "read", file, draw.rng.randint(1, 6), times))
+    draw.faults.append(Fault("store: an error in reading", "fail", "read", file, draw.nth(file), times))
 
 
 def _stalls(draw: _Draw) -> None:
@@ -151,7 +153,7 @@ def _truncates_read(draw: _Draw) -> None:
     file: FileKind = draw.rng.choice(("source", "source", "state", "manifest"))
     kind = "store: cuts what is read"
     draw.faults.append(
-        Fault(kind, "truncate", "read", file, draw.rng.randint(1, 6), 1, draw.rng.choice(("before", "half")))
+        Fault(kind, "truncate", "read", file, draw.nth(file), 1, draw.rng.choice(("before", "half")))
     )
 
 
@@ -181,7 +183,7 @@ def _source(act: str) -> Callable[[_Draw], None]:
 
     def draw_source(draw: _Draw) -> None:
         if draw.rng.random() < 0.5:
-            draw.faults.append(Fault(kinds[act], act, "open", "source", draw.rng.randint(1, 12)))  # type: ignore[arg-type]
+            draw.faults.append(Fault(kinds[act], act, "open", "source", draw.rng.randint(1, 9)))  # type: ignore[arg-type]
         else:
             draw.write(kinds[act], act, draw.rng.choice(("shard", "mark", "other")))
 
