@@ -63,6 +63,7 @@ def build(
         plan = replace(plan_build(config), check_hashes=check)
         _warn(console, plan.warnings)
         workers = default_workers(len(plan.units)) if workers is None else workers
+        check_is_seen(plan, runner, workers)
         published = find_published(plan)
         if published is not None and not check:
             return BuildResult(published, plan, False, workers, facts)
@@ -80,6 +81,16 @@ def build(
     result = BuildResult(load_manifest(plan.output), plan, built, workers, facts)
     _write_run_facts(result, runner)
     return result
+
+
+def check_is_seen(plan: BuildPlan, runner: str, workers: int) -> None:
+    """Raises ConfigError for files in the memory of a process that is not the only one."""
+    in_memory = next((url for url in (plan.output.url, *plan.urls) if url.startswith("memory://")), None)
+    if in_memory and not (runner == DEFAULT_RUNNER and workers == 1):
+        raise ConfigError(
+            f"{in_memory}: memory:// is seen by one process alone, and workers are others; build with {DEFAULT_RUNNER} "
+            "and workers=1, or give a folder or an object store's URL"
+        )
 
 
 def check_writable(output: Folder) -> list[str]:
