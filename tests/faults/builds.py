@@ -179,6 +179,7 @@ def _write_modules_at_exit(names: Path) -> None:
 
     os._exit = exit_with_names
 
+
 def run_command(arguments: Sequence[str], folder: Path, name: str, arm: Callable[[], None] = lambda: None) -> Ended:
     command = Command(arguments, folder, name, arm)
     while command.poll() is None and not command.hangs:

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Act = Literal[
-    "kill", "stop", "fail", "stall", "truncate", "refuse", "lose", "full", "flip", "change", "grow", "remove"
-]
+Act = Literal["kill", "stop", "fail", "stall", "truncate", "refuse", "lose", "full", "flip", "change", "grow", "remove"]
 Moment = Literal["before", "half", "after"]
 Victim = Literal["self", "parent", "launcher"]
 Operation = Literal["write", "read", "open"]
@@ -73,7 +71,7 @@ class Injector:
             write_down(self.log, struck, os.getpid(), path)
         return struck
 
-    def interrupt(self, fault: Fault | None, moment: Moment) -> None:
+    def interrupt(self, fault: Fault | None, moment: Moment, source: str = "chats.jsonl") -> None:
         """End or stop a process, or change a source, where the fault says so."""
         if fault is None or fault.moment != moment:
             return
@@ -83,7 +81,7 @@ class Injector:
         elif fault.act == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         elif fault.act in ("change", "grow", "remove"):
-            self.change_source("chats.jsonl", fault.act)
+            self.change_source(source, fault.act)
 
     def stall(self) -> None:
         time.sleep(self.stall_seconds)

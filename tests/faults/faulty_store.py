@@ -1,5 +1,5 @@
-"""A file system of fsspec's that has faults: `faulty://` keeps its files in the working folder, and behaves as an object
-store does; also the same faults for the local disk."""
+"""A file system of fsspec's that has faults: `faulty://` keeps its files in the working folder, and behaves as an
+object store does; also the same faults for the local disk."""
 
 import errno
 import io
@@ -12,10 +12,8 @@ from hashlib import md5
 from typing import Any
 
 import fsspec
-from fsspec import AbstractFileSystem
-
-import schemas.store
 from faults import Fault, Injector, file_kind, flip, half
+from fsspec import AbstractFileSystem
 
 
 class FaultyStore(AbstractFileSystem):
@@ -146,7 +144,7 @@ fsspec.register_implementation("faulty", FaultyStore, clobber=True)
 
 
 def inject_into_disk(injector: Injector) -> None:
-    """Faults at the system calls with which schemas/store.py writes a local file: its bytes are on the disk after
+    """Faults at the system calls with which schemas/local_files.py writes a local file: its bytes are on the disk after
     `fsync`, its name is there after `replace` or `link`."""
     sync, replace, link = os.fsync, os.replace, os.link
     open_faults: dict[str, Fault] = {}
@@ -182,9 +180,9 @@ def inject_into_disk(injector: Injector) -> None:
 
         return faulty
 
-    schemas.store.os.fsync = faulty_sync
-    schemas.store.os.replace = named(replace)
-    schemas.store.os.link = named(link)
+    os.fsync = faulty_sync
+    os.replace = named(replace)
+    os.link = named(link)
 
 
 def flip_in_place(path: str) -> None:

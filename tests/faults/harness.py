@@ -1,4 +1,4 @@
-"""One schedule from its beginning to its verdict: builds while faults happen, what they left, and the build after it."""
+"""One schedule from its beginning to its verdict: builds while faults happen, what they left, a build after them."""
 
 import contextlib
 import os
@@ -98,7 +98,7 @@ class Harness:
     def _prepare(self, world: World, name: str) -> Path:
         folder = self._folder / name
         world.prepare(folder)
-        (folder / "config.yaml").write_text(make_config(world.source_folder, world.output))
+        (folder / "config.yaml").write_text(make_config(world.source_folder, world.output, world.profile))
         return folder
 
 
@@ -126,6 +126,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.verdict = Verdict(self.schedule)
+        self.clean = self.recipes[0]  # of the recipe that is published
         self.log = self.folder / "log"
 
     def run(self) -> None:
@@ -182,9 +183,7 @@ class Trial:
 
     def _arm(self) -> None:
         self.break_it()
-        self.world.arm(
-            Injector(self.schedule.faults, self.log, os.getpid(), self.world.change_source, STALL_SECONDS)
-        )
+        self.world.arm(Injector(self.schedule.faults, self.log, os.getpid(), self.world.change_source, STALL_SECONDS))
 
     def _kill_in_time(self, kill: TimedKill, build: Command) -> None:
         if kill.kind in self.verdict.struck or time.monotonic() - build.began < kill.seconds:
@@ -222,18 +221,17 @@ class Trial:
         self.verdict.published = self.world.read(MANIFEST) is not None
         if not self.verdict.published:
             return
+        if self.world.read(MANIFEST) == self.recipes[-1].files[MANIFEST]:
+            self.clean = self.recipes[-1]
         if self._silent and self.verdict.struck & {"a byte flipped before publishing"}:
             self._judge_verify(finds="sha256")
         else:
-            self.verdict.problems += self._differences()
-
-    def _differences(self) -> list[str]:
-        """Between what is there and the data set of the recipe that is nearest to it."""
-        return min((clean.differences(self.world) for clean in self.recipes), key=len)
+            self.verdict.problems += self.clean.differences(self.world)
 
     def _judge_verify(self, finds: str | None) -> None:
         """`verify --deep` has no finding, or one with this word."""
-        ended = run_command(["verify", self.world.output, "--deep"], self.folder, "verify")
+        profile = ["--profile", self.world.profile] if self.world.profile else []
+        ended = run_command(["verify", self.world.output, "--deep", *profile], self.folder, "verify")
         if (ended.code == 0) != (finds is None) or (finds is not None and finds not in ended.text):
             self.verdict.problems.append(f"verify --deep (expected: {finds}): {ended.text[-300:]}")
 
@@ -261,7 +259,7 @@ class Trial:
         self.world.restore_sources()
         check = self._damage() or self._silent
         arguments = ["build", "config.yaml", "--workers", "1", *(["--check"] if check else [])]
-        if self.verdict.published and self.recipes[0].differences(self.world):
+        if self.clean is not self.recipes[0]:
             arguments += OTHER_RECIPE
             ended = run_command(["build", "config.yaml", "--workers", "1"], self.folder, "refused")
             if ended.code != 2 or "another recipe" not in ended.text:
@@ -269,7 +267,7 @@ class Trial:
         ended = run_command(arguments, self.folder, "again")
         if ended.code != 0:
             self.verdict.problems.append(f"the build after it fails: {ended.text[-600:]}")
-        self.verdict.problems += [f"after another build {problem}" for problem in self._differences()]
+        self.verdict.problems += [f"after another build {problem}" for problem in self.clean.differences(self.world)]
         self._judge_verify(finds=None)
 
 

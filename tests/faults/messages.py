@@ -21,9 +21,9 @@ _CAUSES = {
     "store: cuts what is written": r"\d+ bytes",
     "store: cuts what is read": r"cut short|\d+ bytes|[Cc]onnection|payload",
     "disk full": r"No space left|StorageFull|free drive",
-    "a source changes": r"changed",
-    "a source grows": r"changed",
-    "a source disappears": r"is gone|matches nothing",
+    "a source changes": r"changed|damaged",
+    "a source grows": r"changed|damaged",
+    "a source disappears": r"is gone|No such file|matches nothing",
 }
 
 

@@ -4,8 +4,8 @@ import hashlib
 
 from worlds import World
 
-from schemas.manifest import MANIFEST, decode_manifest
 from schemas.errors import DatasetError
+from schemas.manifest import MANIFEST, decode_manifest
 
 
 class Reader:

@@ -5,21 +5,25 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import Harness, Verdict
 from report import make_table, write_table
 from s3_world import started_s3_world
 from schedules import make_schedule
+from sources import ROOT
 from suite import BROKEN, every_kind
 from worlds import DiskWorld, WrapperWorld
+
+from schemas.retry import VARIABLE as PATIENCE
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,9 +59,11 @@ def main() -> int:
 @contextlib.contextmanager
 def started_harness(keep: Path | None) -> Iterator[Harness]:
     with contextlib.ExitStack() as stack:
-        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        s3 = stack.enter_context(started_s3_world())
-        yield Harness([DiskWorld(), WrapperWorld(), s3], folder.resolve())
+        folder = (keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[PATIENCE] = "2"  # seconds; a user's build asks a store again for longer
+        s3 = stack.enter_context(started_s3_world(folder / "profiles.yaml"))
+        yield Harness([DiskWorld(), WrapperWorld(), s3], folder)
 
 
 def run_suite(harness: Harness) -> dict[str, object]:
@@ -74,7 +80,7 @@ def run_suite(harness: Harness) -> dict[str, object]:
 def told(verdict: Verdict) -> str:
     """A line for each schedule, and more where it ended badly."""
     schedule = verdict.schedule
-    codes = ", ".join(str(ended.code) for ended in verdict.ended)
+    codes = ", ".join(f"{ended.code} {ended.seconds:.1f} s" for ended in verdict.ended)
     struck = "; ".join(sorted(verdict.struck)) or "nothing"
     line = f"{schedule.name} {schedule.store} x{schedule.workers} [{codes}] {verdict.seconds:.1f} s: {struck}"
     return "\n  LOST ".join([line, *verdict.problems, *([repr(schedule)] if verdict.problems else [])])

@@ -2,7 +2,9 @@
 
 import contextlib
 import http.client
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,11 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import fsspec.config
 import s3fs
 import sources
+import yaml
 from faults import Act, Fault, Injector, flip
 from store_proxy import CONTROL, told
+from worlds import inject_into_sources
+
+from schemas.profiles import VARIABLE
 
 BUCKET = "faults"
 STALL_SECONDS = 1.5  # longer than a client waits, which then tries again
@@ -22,7 +27,7 @@ CLIENT = {
     "key": "none",
     "secret": "none",
     "client_kwargs": {"region_name": "us-east-1"},
-    "config_kwargs": {"connect_timeout": 1, "read_timeout": 1, "retries": {"max_attempts": 1}},
+    "config_kwargs": {"connect_timeout": 1, "read_timeout": 1, "retries": {"mode": "standard"}},
 }
 
 AUTHORIZATION = "AWS4-HMAC-SHA256 Credential=none/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
@@ -33,11 +38,11 @@ class S3World:
     name = "s3"
     source_folder = f"s3://{BUCKET}/in"
     output = f"s3://{BUCKET}/out"
+    profile: str | None = "faults"
 
     def __init__(self, server_port: int, proxy_port: int) -> None:
         self._ports = server_port, proxy_port
         self._sources = sources.make_sources()
-        fsspec.config.conf["s3"] = {**CLIENT, "endpoint_url": f"http://127.0.0.1:{proxy_port}"}
 
     def _request(self, method: str, path: str, data: bytes = b"", port: int | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port or self._ports[0], timeout=30)
@@ -47,7 +52,8 @@ class S3World:
             return answer.status, answer.read()
 
     def prepare(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         self.begin((), folder / "log")
         self._request("POST", "/moto-api/reset")
         self._request("PUT", f"/{BUCKET}")
@@ -71,8 +77,6 @@ class S3World:
             return answer
 
         s3fs.S3FileSystem._call_s3 = interrupted
-        from worlds import inject_into_sources
-
         inject_into_sources(injector)
 
     def read(self, name: str) -> bytes | None:
@@ -102,8 +106,8 @@ class S3World:
 
 
 @contextlib.contextmanager
-def started_s3_world() -> Iterator[S3World]:
-    """The server and the proxy, in processes of their own."""
+def started_s3_world(profiles: Path) -> Iterator[S3World]:
+    """The server and the proxy, in processes of their own. The file of profiles is written, and used from now on."""
     server_port, proxy_port = _free_port(), _free_port()
     proxy = Path(__file__).parent / "store_proxy.py"
     server = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server_port)]
@@ -114,6 +118,8 @@ def started_s3_world() -> Iterator[S3World]:
     try:
         _wait_for(server_port)
         _wait_for(proxy_port)
+        profiles.write_text(yaml.safe_dump({"faults": CLIENT | {"endpoint_url": f"http://127.0.0.1:{proxy_port}"}}))
+        os.environ[VARIABLE] = str(profiles)
         yield S3World(server_port, proxy_port)
     finally:
         for process in processes:

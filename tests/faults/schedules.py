@@ -152,9 +152,7 @@ def _truncates_read(draw: _Draw) -> None:
     draw.store = draw.rng.choice(("wrapper", "s3"))
     file: FileKind = draw.rng.choice(("source", "source", "state", "manifest"))
     kind = "store: cuts what is read"
-    draw.faults.append(
-        Fault(kind, "truncate", "read", file, draw.nth(file), 1, draw.rng.choice(("before", "half")))
-    )
+    draw.faults.append(Fault(kind, "truncate", "read", file, draw.nth(file), 1, draw.rng.choice(("before", "half"))))
 
 
 def _full(draw: _Draw) -> None:

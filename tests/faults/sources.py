@@ -50,7 +50,7 @@ def _parquet(rows: list[dict[str, str]]) -> bytes:
     return sink.getvalue()
 
 
-def make_config(source_folder: str, output: str) -> str:
+def make_config(source_folder: str, output: str, profile: str | None) -> str:
     """YAML. The folders are URLs."""
     transforms: dict[str, dict[str, Any]] = {
         "chats.jsonl": {"type": "openai"},
@@ -60,9 +60,11 @@ def make_config(source_folder: str, output: str) -> str:
     return yaml.safe_dump(
         {
             "output": output,
+            "output_profile": profile,
             "seq_len": 128,
             "sources": [
-                {"path": f"{source_folder}/{name}", "transform": transform} for name, transform in transforms.items()
+                {"path": f"{source_folder}/{name}", "transform": transform, "profile": profile}
+                for name, transform in transforms.items()
             ],
             "tokenizer": {"path": str(ROOT / "examples" / "tokenizer")},
             "engine": "reference",

@@ -46,6 +46,8 @@ class Proxy(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body in one packet
     server: Proxy
 
     def handle_one_request(self) -> None:
@@ -53,6 +55,11 @@ class Handler(BaseHTTPRequestHandler):
             super().handle_one_request()
         except (ConnectionError, TimeoutError):
             self.close_connection = True
+
+    def handle_expect_100(self) -> bool:
+        go_on = super().handle_expect_100()
+        self.wfile.flush()
+        return go_on
 
     def _handle(self) -> None:
         body = self._read_body()
@@ -109,9 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         connection.close()
         return answer.status, answer.getheaders(), data
 
-    def _answer(
-        self, status: int, headers: list[tuple[str, str]], data: bytes, declared: int | None = None
-    ) -> None:
+    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, declared: int | None = None) -> None:
         """With more bytes declared than there are, the connection is cut after them."""
         self.send_response_only(status)
         length = next((value for name, value in headers if name.lower() == "content-length"), None)
@@ -123,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+        self.wfile.flush()
         if declared is not None:
             self._hang_up()
 

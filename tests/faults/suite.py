@@ -25,16 +25,17 @@ def every_kind() -> tuple[Schedule, ...]:
         Schedule(4, "wrapper", workers=2, faults=(_kill("kill the process that forks workers", victim="parent"),)),
         Schedule(5, "disk", workers=2, faults=(_kill("kill the launching process", victim="launcher"),)),
         Schedule(6, "disk", second="late", faults=(Fault("zombie", "stop", "write", "manifest"),)),
-        Schedule(7, "wrapper", second="at once", faults=(Fault("disk full", "full", "write", "shard", 3),)),
+        Schedule(7, "wrapper", second="at once", damage="missing"),
         Schedule(8, "disk", second="another recipe", faults=(Fault("another recipe", "stop", "write", "state", 2),)),
         Schedule(9, "wrapper", faults=(Fault("store: cuts what is written", "truncate", "write", "shard", 2),)),
         Schedule(10, "disk", faults=(Fault("a byte flipped before publishing", "flip", "write", "shard", 2),)),
         Schedule(11, "disk", damage="shard"),
-        Schedule(12, "wrapper", damage="missing", faults=(Fault("a source grows", "grow", "open", "source", 9),)),
-        Schedule(13, "disk", faults=(Fault("a source changes", "change", "open", "source", 5),)),
+        Schedule(12, "wrapper", faults=(Fault("a source grows", "grow", "open", "source", 9),)),
+        Schedule(13, "disk", faults=(Fault("a source changes", "change", "open", "source", 7),)),
         Schedule(14, "wrapper", faults=(Fault("a source disappears", "remove", "write", "mark", 1),)),
         Schedule(15, "wrapper", faults=(Fault("store: an error", "fail", "write", "tokenizer", 2),)),
         Schedule(16, "wrapper", faults=(Fault("store: an error in reading", "fail", "read", "source", 4),)),
+        Schedule(17, "disk", faults=(Fault("disk full", "full", "write", "shard", 3),)),
     )
 
 

@@ -1,24 +1,25 @@
 """Where a schedule takes place: the stores that sources and output are on, each with its ways to fail."""
 
 import os
+import posixpath
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import sources
 from faults import Act, Fault, Injector, flip
 from faulty_store import FaultyStore, flip_in_place, inject_into_disk
 
 import pipeline.readers.files
-
-_OPENERS = ("files", "stream", "lines", "parquet")
+from pipeline.blocks import SourceFile
 
 
 class World(Protocol):
     name: str
     source_folder: str
     output: str
+    profile: str | None  # of the stores' options
 
     def prepare(self, folder: Path) -> None:
         """Nothing is there but the sources; `folder` is the working folder of the commands."""
@@ -50,6 +51,7 @@ class DiskWorld:
     name = "disk"
     source_folder = "in"
     output = "out"
+    profile: str | None = None
 
     def __init__(self) -> None:
         self._sources = sources.make_sources()
@@ -114,18 +116,14 @@ class WrapperWorld(DiskWorld):
 
 
 def inject_into_sources(injector: Injector) -> None:
-    """Changes a source just after it was opened, and so was found unchanged."""
-    open_file = pipeline.readers.files.open_file
+    """Changes a source just after it was found unchanged, before it is read."""
+    open_unchanged = pipeline.readers.files._open
 
-    def opened(file: pipeline.readers.files.SourceFile) -> object:
-        fault = injector.next("open", file.url)
-        stream = open_file(file)
-        injector.interrupt(fault, "before")
-        return stream
+    def opened(file: SourceFile, expected_end: int | None) -> BinaryIO:
+        injector.interrupt(injector.next("open", file.url), "before", posixpath.basename(file.url))
+        return open_unchanged(file, expected_end)
 
-    for module in _OPENERS:
-        __import__(f"pipeline.readers.{module}")
-        setattr(getattr(pipeline.readers, module), "open_file", opened)
+    pipeline.readers.files._open = opened
 
 
 def flip_file(world: World, name: str) -> None:
