@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 import psutil
 
 import pipeline.cli
+import pipeline.readers.csv_rows
+import pipeline.readers.lines
+import pipeline.readers.stream
 import pipeline.runner
 import pipeline.worker
 from pipeline.worker_pool import WorkerPool
@@ -24,6 +27,9 @@ WATCHDOG_SECONDS = 60.0
 
 GRACE_SECONDS = 2
 """For how long the runner may still say why a worker was lost; a user's build waits longer."""
+
+READ_BYTES, READ_ROWS = 2048, 16
+"""So much is read at a time: a small source is read in pieces, as a large one is."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ def _run(arguments: Sequence[str], folder: Path, output: Path, arm: Callable[[],
         sys.stdout = sys.stderr = io.TextIOWrapper(os.fdopen(1, "wb", 0), write_through=True)
         pipeline.cli.started_pool = _forked_pool
         pipeline.runner.GRACE_SECONDS = GRACE_SECONDS
+        pipeline.readers.stream.CHUNK = pipeline.readers.lines.CHUNK = READ_BYTES
+        pipeline.readers.csv_rows._ROWS = READ_ROWS
         arm()
         code = pipeline.cli.main(arguments)
     except SystemExit as error:

@@ -19,7 +19,7 @@ _CAUSES = {
     "store: 503 for ever": r"503|[Rr]educe your request rate",
     "store: an answer lost": r"[Cc]onnection|disconnected",
     "store: cuts what is written": r"\d+ bytes",
-    "store: cuts what is read": r"cut short|\d+ bytes|[Cc]onnection|payload",
+    "store: cuts what is read": r"cut short|\d+ bytes|[Cc]onnection|payload|EOF while parsing",
     "disk full": r"No space left|StorageFull|free drive",
     "a source changes": r"changed|damaged",
     "a source grows": r"changed|damaged",

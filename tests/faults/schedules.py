@@ -19,11 +19,11 @@ CUT: tuple[FileKind, ...] = ("shard", "reject", "state", "mark", "tokenizer")
 
 @dataclass(frozen=True)
 class TimedKill:
-    """SIGKILL to a process of the build, some seconds after it began."""
+    """SIGKILL to a process of the build, some time after it began: a share of what a clean build takes."""
 
     kind: str
     victim: Literal["launcher", "forker", "worker"]
-    seconds: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Draw:
 
     def nth(self, file: FileKind) -> int:
         """Of so many such files the clean build writes."""
-        most = {"shard": 9, "reject": 3, "state": 5, "mark": 5, "manifest": 1, "tokenizer": 6, "source": 5, "other": 2}
+        most = {"shard": 12, "reject": 3, "state": 8, "mark": 8, "manifest": 1, "tokenizer": 6, "source": 8, "other": 2}
         return self.rng.randint(1, most[file])
 
     def write(self, kind: str, act: str, file: FileKind | None = None, times: int = 1, moment: str = "before") -> None:
@@ -83,16 +83,16 @@ def _kill_in_write(draw: _Draw) -> None:
 
 def _kill_worker(draw: _Draw) -> None:
     draw.workers = 2
-    draw.kill = TimedKill("kill a worker", "worker", draw.rng.uniform(0.3, 2.0))
+    draw.kill = TimedKill("kill a worker", "worker", draw.rng.uniform(0.3, 1.0))
 
 
 def _kill_forker(draw: _Draw) -> None:
     draw.workers = 2
-    draw.kill = TimedKill("kill the process that forks workers", "forker", draw.rng.uniform(0.0, 2.0))
+    draw.kill = TimedKill("kill the process that forks workers", "forker", draw.rng.uniform(0.0, 1.0))
 
 
 def _kill_launcher(draw: _Draw) -> None:
-    draw.kill = TimedKill("kill the launching process", "launcher", draw.rng.uniform(0.0, 1.5))
+    draw.kill = TimedKill("kill the launching process", "launcher", draw.rng.uniform(0.0, 1.0))
 
 
 def _twice(draw: _Draw) -> None:
@@ -181,7 +181,7 @@ def _source(act: str) -> Callable[[_Draw], None]:
 
     def draw_source(draw: _Draw) -> None:
         if draw.rng.random() < 0.5:
-            draw.faults.append(Fault(kinds[act], act, "open", "source", draw.rng.randint(1, 9)))  # type: ignore[arg-type]
+            draw.faults.append(Fault(kinds[act], act, "open", "source", draw.rng.randint(2, 12)))  # type: ignore[arg-type]
         else:
             draw.write(kinds[act], act, draw.rng.choice(("shard", "mark", "other")))
 

@@ -17,8 +17,8 @@ OTHER_RECIPE = ("--set", "seq_len=192")
 
 
 def make_sources() -> dict[str, bytes]:
-    """By name: plain JSON lines that several units read, compressed ones that give one unit several blocks, Parquet of
-    several row groups. Some rows are rejects."""
+    """By name: plain JSON lines that several units read, compressed ones and CSV that give one unit several blocks,
+    Parquet of several row groups. Some rows are rejects."""
     rng = random.Random(0)
     chats = [json.dumps({"messages": _turns(rng)}).encode() for _ in range(40)]
     chats[7] = b'{"messages": [{"role": "user", "cont'
@@ -29,6 +29,7 @@ def make_sources() -> dict[str, bytes]:
         "chats.jsonl": b"".join(line + b"\n" for line in chats),
         "texts.jsonl.zst": zstandard.ZstdCompressor().compress(b"".join(line + b"\n" for line in texts)),
         "pairs.parquet": _parquet([{"q": " ".join(_words(rng, 20)), "a": " ".join(_words(rng, 5))} for _ in range(40)]),
+        "sums.csv": ("q,a\n" + "".join(f"{' '.join(_words(rng, 30))},{n}\n" for n in range(120))).encode(),
     }
 
 
@@ -56,6 +57,7 @@ def make_config(source_folder: str, output: str, profile: str | None) -> str:
         "chats.jsonl": {"type": "openai"},
         "texts.jsonl.zst": {"type": "text"},
         "pairs.parquet": {"type": "columns", "input": "q", "output": "a"},
+        "sums.csv": {"type": "columns", "input": "q", "output": "a"},
     }
     return yaml.safe_dump(
         {
