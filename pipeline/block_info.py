@@ -17,7 +17,7 @@ from schemas.recipe import canonical_sha256
 from schemas.rejects import Reason
 from schemas.store import Folder
 
-_STARTED, _PUBLISHED = "started", "published"
+_PUBLISHED = "published"
 _STATE = re.compile(rb'\{"sha256":"([0-9a-f]{64})",(.*)', re.DOTALL)
 
 
@@ -90,8 +90,8 @@ def unit_sha256(unit: Unit) -> str:
 
 
 class StateStore:
-    """`state/RECIPE_ID-ENGINE/` of an output folder: one small file a finished block, a mark for each begun one, and
-    marks of the latest run. What one engine has made is not mixed with what another makes."""
+    """`state/RECIPE_ID-ENGINE/` of an output folder: one small file a finished block, and a mark for each begun one.
+    What one engine has made is not mixed with what another makes."""
 
     def __init__(self, output: Folder, recipe_id: str, engine: str) -> None:
         self.output = output
@@ -130,10 +130,6 @@ class StateStore:
         if state is None or state.info.unit_sha256 != unit_sha256(unit):
             return None
         return state if all(_is_whole(self.output, file, by_hash) for file in state.info.files) else None
-
-    def mark_started(self, at: datetime) -> None:
-        """Before anything else of a run is written: who cleans the folder meanwhile sees that it is in use."""
-        self.output.write(posixpath.join(self.folder, _STARTED), at.isoformat().encode())
 
     def mark_published(self, at: datetime) -> None:
         self.output.write(posixpath.join(self.folder, _PUBLISHED), at.isoformat().encode())

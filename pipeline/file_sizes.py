@@ -12,8 +12,8 @@ DataFile = ShardFile | RejectFile
 FEW = 100
 """So many requests for a size cost no more time than a listing, of which one request tells a thousand files."""
 
-READERS = 32
-"""Requests at once, where each waits for a store far away."""
+REQUESTS = 32
+"""So many at once, where each waits for a store far away."""
 
 
 def wrong_size(output: Folder, files: Sequence[DataFile]) -> tuple[DataFile, int | None] | None:
@@ -23,6 +23,6 @@ def wrong_size(output: Folder, files: Sequence[DataFile]) -> tuple[DataFile, int
         folders = sorted({posixpath.dirname(file.name) for file in files})
         sizes = {found.name: found.bytes for folder in folders for found in output.files(folder)}
         files = [file for file in files if sizes.get(file.name) != file.bytes]
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         found = pool.map(output.size, [file.name for file in files])
         return next(((file, size) for file, size in zip(files, found, strict=True) if size != file.bytes), None)

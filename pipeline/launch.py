@@ -15,6 +15,7 @@ from pipeline.config import BuildConfig, load_config
 from pipeline.exclusive import SETTLE_SECONDS, refuses_second
 from pipeline.existing import find_published, other_builds
 from pipeline.failures import BlockFailure, BudgetExceeded, EnginesDiffer
+from pipeline.in_use import mark_started
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
 from pipeline.run_facts import RunFacts
@@ -69,7 +70,7 @@ def build(
             return BuildResult(published, plan, False, workers, facts)
         plan, engine = with_engine(plan, config.engine)
         _warn(console, (*engine.warnings, *check_first_rows(plan), *check_writable(plan.output), *other_builds(plan)))
-        plan.state.mark_started(datetime.now(UTC))
+        mark_started(plan.output)
         run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
         try:
             run(plan)

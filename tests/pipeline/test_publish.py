@@ -1,162 +1,85 @@
 """Publishing when others do the same: what is published is whole, and is the first's."""
 
 import shutil
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from building import QWEN, data_files, small_rows, write_jsonl
+from building import data_files
 from careless import Careless
+from publishing import Built, make_two_builds, publish_together, watched
 
-from pipeline import publish as publishing
-from pipeline.block_info import BlockInfo
-from pipeline.build_plan import BuildPlan
 from pipeline.config import BuildConfig
 from pipeline.existing import other_builds
 from pipeline.launch import build
-from pipeline.publish import publish
-from pipeline.recipe import keep_tools, load_tools
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import MANIFEST, Manifest, decode_manifest
-
-SETTLE = 0.3
-
-
-@dataclass(frozen=True)
-class Built:
-    """A build that was published elsewhere: its plan and what its blocks gave."""
-
-    plan: BuildPlan
-    infos: list[BlockInfo]
-    folder: Path
-
-    def ready_in(self, output: Path) -> "Built":
-        """The same build with all of its files in another folder, but not published there."""
-        for name in ("shards", "holdout", "rejects", "state"):
-            if (self.folder / name).exists():
-                shutil.copytree(self.folder / name, output / name, dirs_exist_ok=True)
-        config = self.plan.recipe.config.model_copy(update={"output": str(output)})
-        recipe = replace(self.plan.recipe, config=config)
-        keep_tools(recipe, load_tools(self.plan.recipe))
-        return replace(self, plan=replace(self.plan, recipe=recipe), folder=output)
-
-    def publish(self) -> Manifest:
-        return publish(self.infos, len(self.plan.units), self.plan.files, self.plan.recipe, settle_seconds=SETTLE)
-
-
-def make_build(folder: Path, name: str, **changes: Any) -> Built:
-    settings = {
-        "output": str(folder / name),
-        "seq_len": 512,
-        "sources": [{"path": str(folder / "rows.jsonl"), "transform": {"type": "openai"}}],
-        "tokenizer": QWEN,
-        "block_bytes": "16KiB",
-        "max_reject_fraction": 1,
-        "engine": "reference",
-        "certify": "none",
-        **changes,
-    }
-    result = build(BuildConfig.model_validate(settings), workers=1)
-    states = map(result.plan.state.read, result.plan.state.names())
-    return Built(result.plan, [state.info for state in states if state], folder / name)
+from schemas.store import Folder, StoredFile
 
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
-    """Of two recipes over the same rows; the second has another template too."""
-    folder = tmp_path_factory.mktemp("builds")
-    write_jsonl(folder / "rows.jsonl", [*small_rows(150), {"messages": "none"}])
-    other = {"user": ["<|im_start|>user\n", "<|im_end|>\n"], "assistant": ["<|im_start|>assistant\n", "<|im_end|>\n"]}
-    other["system"] = ["<|im_start|>system\n", "<|im_end|>\n"]
-    return make_build(folder, "one"), make_build(folder, "two", chat_template=other, holdout=0.2)
+    return make_two_builds(tmp_path_factory.mktemp("builds"))
 
 
 @pytest.fixture(params=["refusing", "careless"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def output(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Folder:
     if request.param == "careless":
-        monkeypatch.setattr(publishing, "Folder", Careless)
-    return str(request.param)
+        monkeypatch.setattr("pipeline.config.Folder", Careless)
+    return Folder(str(tmp_path))
 
 
-def publish_together(*builds: Built) -> list[Manifest | DatasetError]:
-    start = threading.Barrier(len(builds))
-
-    def attempt(built: Built) -> Manifest | DatasetError:
-        start.wait()
-        try:
-            return built.publish()
-        except DatasetError as error:
-            return error
-
-    with ThreadPoolExecutor(len(builds)) as pool:
-        return list(pool.map(attempt, builds))
+def files_of(folder: Folder) -> dict[str, bytes]:
+    return data_files(Path(folder.url))
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[list[str]]:
-    """A reader that looks at the folder all the time; what it found to be wrong."""
-    problems: list[str] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.002):
-            if (tmp_path / MANIFEST).exists():
-                manifest = decode_manifest((tmp_path / MANIFEST).read_bytes(), "manifest")
-                files = [*manifest.shards, *(manifest.holdout.shards if manifest.holdout else [])]
-                sizes = [(tmp_path / file.name).stat().st_size == file.bytes for file in files]
-                problems.extend([] if sizes and all(sizes) else [manifest.id])
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    yield problems
-    stop.set()
-    thread.join()
-
-
-def test_two_builds_of_one_config_both_succeed(
-    builds: tuple[Built, Built], store: str, tmp_path: Path, watched: list[str]
-) -> None:
-    ready = builds[0].ready_in(tmp_path)
-    first, second = publish_together(ready, ready)
+def test_two_builds_of_one_config_both_succeed(builds: tuple[Built, Built], output: Folder) -> None:
+    ready = builds[0].ready_in(output)
+    with watched(output) as problems:
+        first, second = publish_together(ready, ready)
     assert isinstance(first, Manifest)
     assert first == second
-    assert data_files(tmp_path) | {MANIFEST: b""} == data_files(builds[0].folder) | {MANIFEST: b""}
-    assert not watched
+    assert files_of(output) | {MANIFEST: b""} == files_of(builds[0].folder) | {MANIFEST: b""}
+    assert not problems
 
 
 @pytest.mark.parametrize("attempt", range(2))
 def test_of_two_recipes_one_is_published_and_one_refused(
-    builds: tuple[Built, Built], store: str, tmp_path: Path, watched: list[str], attempt: int
+    builds: tuple[Built, Built], output: Folder, attempt: int
 ) -> None:
-    together = [built.ready_in(tmp_path) for built in builds]
-    outcomes = publish_together(*together)
+    together = [built.ready_in(output) for built in builds]
+    with watched(output) as problems:
+        outcomes = publish_together(*together)
     (winner,) = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Manifest)]
     assert "another data set" in str(outcomes[1 - winner])
-    published = decode_manifest((tmp_path / MANIFEST).read_bytes(), "manifest")
-    assert published == outcomes[winner]
-    served, expected = (folder / "tokenizer" / "chat_template.jinja" for folder in (tmp_path, builds[winner].folder))
-    assert served.read_bytes() == expected.read_bytes()
-    assert not watched
+    assert decode_manifest(output.read(MANIFEST), MANIFEST) == outcomes[winner]
+    served, expected = (folder.read("tokenizer/chat_template.jinja") for folder in (output, builds[winner].folder))
+    assert served == expected
+    assert not problems
 
 
-def test_one_who_comes_late_touches_nothing(builds: tuple[Built, Built], store: str, tmp_path: Path) -> None:
-    first, second = (built.ready_in(tmp_path) for built in builds)
+def test_one_who_comes_late_touches_nothing(builds: tuple[Built, Built], output: Folder) -> None:
+    first, second = (built.ready_in(output) for built in builds)
     first.publish()
-    before = data_files(tmp_path)
+    before = files_of(output)
     with pytest.raises(DatasetError, match="another data set"):
         second.publish()
-    assert data_files(tmp_path) == before
     first.publish()
-    assert data_files(tmp_path) == before
+    assert files_of(output) == before
+
+
+def test_an_engine_and_a_certificate_make_no_other_data_set(builds: tuple[Built, Built], tmp_path: Path) -> None:
+    ready = builds[0].ready_in(Folder(str(tmp_path)))
+    published = ready.publish()
+    recipe = replace(ready.plan.recipe, engine="gigatoken")
+    other = replace(ready, plan=replace(ready.plan, recipe=recipe)).publish()
+    assert (other.tokenizer.engine, published.tokenizer.engine) == ("gigatoken", "tiktoken")
+    assert decode_manifest((tmp_path / MANIFEST).read_bytes(), MANIFEST) == published
 
 
 def test_other_shards_of_the_same_recipe_are_refused(builds: tuple[Built, Built], tmp_path: Path) -> None:
-    ready = builds[0].ready_in(tmp_path)
+    ready = builds[0].ready_in(Folder(str(tmp_path)))
     ready.publish()
     shard = ready.infos[0].shard
     assert shard
@@ -172,7 +95,7 @@ def test_nothing_is_published_without_one_of_its_files(
 ) -> None:
     """Be they listed or asked for one by one."""
     monkeypatch.setattr("pipeline.file_sizes.FEW", few)
-    ready = builds[1].ready_in(tmp_path)
+    ready = builds[1].ready_in(Folder(str(tmp_path)))
     files = [file for info in ready.infos for file in info.files]
     assert {file.name.partition("/")[0] for file in files} == {"shards", "holdout", "rejects"}
     for folder in ("shards", "holdout", "rejects"):
@@ -189,8 +112,25 @@ def test_nothing_is_published_without_one_of_its_files(
     ready.publish()
 
 
+@dataclass(frozen=True, slots=True)
+class LateListing(Folder):
+    """A store that lists nothing yet."""
+
+    def files(self, folder: str) -> list[StoredFile]:
+        return []
+
+
+def test_a_file_that_a_listing_does_not_show_yet_is_asked_for(
+    builds: tuple[Built, Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = builds[0].ready_in(Folder(str(tmp_path)))
+    monkeypatch.setattr("pipeline.file_sizes.FEW", 0)
+    monkeypatch.setattr("pipeline.config.Folder", LateListing)
+    assert ready.publish().shards
+
+
 def test_a_young_build_of_another_recipe_is_told_of(builds: tuple[Built, Built], tmp_path: Path) -> None:
-    first, second = (built.ready_in(tmp_path) for built in builds)
+    first, second = (built.ready_in(Folder(str(tmp_path))) for built in builds)
     (warning,) = other_builds(first.plan)
     assert second.plan.recipe.id[:12] in warning
     assert not list(other_builds(first.plan, datetime.now(UTC) + timedelta(hours=1)))
@@ -199,15 +139,15 @@ def test_a_young_build_of_another_recipe_is_told_of(builds: tuple[Built, Built],
 
 
 def test_a_published_folder_refuses_another_recipe_at_the_start(builds: tuple[Built, Built]) -> None:
-    config = builds[1].plan.recipe.config.model_copy(update={"output": str(builds[0].folder)})
+    config = builds[1].plan.recipe.config.model_copy(update={"output": builds[0].folder.url})
     with pytest.raises(ConfigError, match="another recipe"):
         build(config, workers=1)
 
 
 def test_damaged_bytes_are_found_by_their_hash_and_built_again(builds: tuple[Built, Built], tmp_path: Path) -> None:
     """Of a data set that is published, and of one that is not."""
-    built = builds[0].ready_in(tmp_path)
-    config = built.plan.recipe.config
+    built = builds[0].ready_in(Folder(str(tmp_path)))
+    config: BuildConfig = built.plan.recipe.config
     built.publish()
     expected = data_files(tmp_path)
     for name in ("shards", "rejects"):
