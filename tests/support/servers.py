@@ -60,7 +60,7 @@ def moto_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     port = free_port()
     command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with running(command, port, tmp_path_factory.mktemp("moto")) as endpoint:
-        yield _make_store("moto", endpoint, profiles_file)
+        yield make_store("moto", endpoint, profiles_file)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,7 @@ def juicefs_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory)
     gateway = [program, "gateway", *options, "--log", f"{folder}/gateway.log", "--multi-buckets", "--keep-etag"]
     keys = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET}
     with running([*gateway, meta, f"127.0.0.1:{port}"], port, folder, keys) as endpoint:
-        yield _make_store("juicefs", endpoint, profiles_file)
+        yield make_store("juicefs", endpoint, profiles_file)
 
 
 @pytest.fixture(scope="session", params=["moto", "juicefs"])
@@ -88,7 +88,7 @@ def s3_store(request: pytest.FixtureRequest) -> Store:
     return store
 
 
-def _make_store(name: str, endpoint: str, profiles_file: Path) -> Store:
+def make_store(name: str, endpoint: str, profiles_file: Path) -> Store:
     """A profile and a bucket."""
     profiles = yaml.safe_load(profiles_file.read_text())
     profiles[name] = {"endpoint_url": endpoint, "key": KEY, "secret": SECRET}
