@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from building import QWEN, small_rows, write_jsonl
-from servers import Store, free_port, make_store, running
+from servers import BUCKET, Store, free_port, make_store, running
 from tables import markdown_table
 
 from pipeline import file_sizes
@@ -95,7 +95,7 @@ def request_table() -> str:
         os.environ[VARIABLE] = str(profiles)
         server = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         with running(server, port, scratch) as endpoint:
-            found = run_builds(make_store("moto", endpoint, profiles), scratch)
+            found = run_builds(make_store("moto", f"s3://{BUCKET}", endpoint, profiles), scratch)
     return markdown_table(["build", *KINDS], [as_row(name, counted) for name, counted in found.items()])
 
 
