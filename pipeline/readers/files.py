@@ -10,7 +10,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.blocks import SourceFile
-from schemas.errors import DatasetError, StoreError
+from schemas.errors import DatasetError
 from schemas.file_system import find_file_system
 from schemas.range_file import open_ranges
 from schemas.retry import call_store
@@ -83,7 +83,7 @@ def open_file(file: SourceFile, expected_end: int | None = None) -> Iterator[Bin
     try:
         with _open(file, expected_end) as stream:
             yield stream
-    except StoreError:
+    except (DatasetError, OSError):  # of a file that is another by now it says little
         check_unchanged(file)
         raise
     check_unchanged(file)

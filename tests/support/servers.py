@@ -62,7 +62,7 @@ def moto_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     port = free_port()
     command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with running(command, port, tmp_path_factory.mktemp("moto")) as endpoint:
-        yield _make_store("moto", f"s3://{BUCKET}", endpoint, profiles_file)
+        yield make_store("moto", f"s3://{BUCKET}", endpoint, profiles_file)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def juicefs_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory)
     gateway = [program, "gateway", *options, "--log", f"{folder}/gateway.log", "--multi-buckets", "--keep-etag"]
     keys = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET}
     with running([*gateway, meta, f"127.0.0.1:{port}"], port, folder, keys) as endpoint:
-        yield _make_store("juicefs", f"s3://{BUCKET}", endpoint, profiles_file)
+        yield make_store("juicefs", f"s3://{BUCKET}", endpoint, profiles_file)
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def gcs_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gcsfs asks another API what a bucket is
         with running(command, port, tmp_path_factory.mktemp("gcs")) as endpoint:
-            yield _make_store("gcs", f"gs://{BUCKET}", endpoint, profiles_file)
+            yield make_store("gcs", f"gs://{BUCKET}", endpoint, profiles_file)
 
 
 @pytest.fixture(scope="session", params=["moto", "juicefs", "gcs"])
@@ -105,7 +105,7 @@ def object_store(request: pytest.FixtureRequest) -> Store:
     return store
 
 
-def _make_store(name: str, bucket: str, endpoint: str, profiles_file: Path) -> Store:
+def make_store(name: str, bucket: str, endpoint: str, profiles_file: Path) -> Store:
     """A profile and a bucket."""
     keys = {"token": "anon", "project": "test"} if name == "gcs" else {"key": KEY, "secret": SECRET}
     profiles = yaml.safe_load(profiles_file.read_text())
