@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from schemas.conversation import Document
 from schemas.rejects import Reject
+from schemas.store import absolute_url
 
 FileFormat = Literal["jsonl", "json", "parquet", "arrow", "csv", "text"]
 Compression = Literal["gzip", "zstd"]
@@ -17,7 +18,8 @@ Compression = Literal["gzip", "zstd"]
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One input file as the plan saw it. `setting` indexes the config's `sources`."""
+    """One input file as the plan saw it. `setting` indexes the config's `sources`; `place` is where the file is opened,
+    by processes with other working folders, too, and no part of any identity."""
 
     url: str
     setting: int
@@ -27,6 +29,10 @@ class SourceFile:
     etag: str | None
     mtime: str | None
     text_unit: Literal["line", "file"] = "line"  # of format text: what is a document
+    place: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", absolute_url(self.url))
 
 
 @dataclass(frozen=True, slots=True)

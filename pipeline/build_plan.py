@@ -21,7 +21,7 @@ from pipeline.recipe import Recipe, Tools, keep_tools, load_recipe, load_tools, 
 from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
-from schemas.store import Folder
+from schemas.store import Folder, absolute_url
 
 _MARK = re.compile(r"<\|[^\s|<>{}'\"]{1,40}\|>")
 
@@ -68,6 +68,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     chooses another. Raises ConfigError."""
     if config.output.startswith("memory://"):
         raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
+    config = config.model_copy(update={"output": absolute_url(config.output)})
     recipe, tools = load_recipe(config)
     tokenizer, formatter = tools.tokenizer, tools.formatter
     sources = plan_sources(config)

@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.failures import BlockFailure, BudgetExceeded, RunnerFailed
+from pipeline.runner_choice import EMBEDDED, choose_runner
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
@@ -64,7 +66,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
-    command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
+    command.add_argument("--runner", default=EMBEDDED, help="a Beam runner (default: %(default)s)")
     command.add_argument("--workers", type=_positive, help="processes; default: as many as cores, at most the units")
 
 
@@ -115,7 +117,8 @@ def _positive(text: str) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    with started_pool(args.runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
+    runner = choose_runner(args.runner)
+    with started_pool(runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
         from pipeline.config import load_config
         from pipeline.console import make_console
         from pipeline.launch import build
@@ -123,7 +126,7 @@ def _build(args: argparse.Namespace) -> int:
 
         result = build(
             load_config(args.config, args.overrides),
-            runner=args.runner,
+            runner=runner,
             workers=args.workers,
             beam_args=args.beam_args,
             console=make_console(stderr=True),
@@ -203,6 +206,7 @@ def _certify(args: argparse.Namespace) -> int:
 def run() -> None:
     """The console script: main(), and no waiting for what is left behind: Beam's threads, all the modules."""
     collect_rarely()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -243,7 +247,7 @@ def _explain(error: Exception) -> int:
         code = FAILED
     if isinstance(error, BlockFailure):
         text = error.message
-    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded):
+    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded | RunnerFailed):
         text = str(error)
     elif isinstance(error, ModuleNotFoundError):
         text = f"{error}; install what the pipeline needs with: pip install 'packline[pipeline]'"

@@ -19,7 +19,8 @@ from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
 from pipeline.run_facts import RunFacts
 from pipeline.runner import run_beam
-from pipeline.worker_pool import DEFAULT_RUNNER, WorkerPool, default_workers, started_pool
+from pipeline.runner_choice import EMBEDDED, check_workers, choose_runner
+from pipeline.worker_pool import WorkerPool, default_workers, started_pool
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest, load_manifest
 from schemas.store import Folder
@@ -27,7 +28,8 @@ from schemas.store import Folder
 
 @dataclass(frozen=True)
 class BuildResult:
-    """`built` is False where the data set was there already; then nothing was read but its manifest."""
+    """`built` is False where the data set was there already; then nothing was read but its manifest. `workers` are
+    those of the embedded runner; of another runner, the processes that were seen to finish a block."""
 
     manifest: Manifest
     plan: BuildPlan
@@ -39,7 +41,7 @@ class BuildResult:
 def build(
     config: BuildConfig | str | Path,
     *,
-    runner: str = DEFAULT_RUNNER,
+    runner: str = EMBEDDED,
     workers: int | None = None,
     beam_args: Sequence[str] = (),
     console: Console | None = None,
@@ -52,6 +54,8 @@ def build(
     were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
     """
     facts = RunFacts()
+    runner = choose_runner(runner)
+    check_workers(runner, workers)
     if not isinstance(config, BuildConfig):
         config = load_config(Path(config))
     console = console or Console(stderr=True, quiet=True)
@@ -76,6 +80,7 @@ def build(
             plan = _without_fast_engine(plan, error, console)
             run(plan)
         facts.published = plan.state.published()
+    workers = workers if runner == EMBEDDED else len(facts.processes)
     result = BuildResult(load_manifest(plan.output), plan, True, workers, facts)
     _write_run_facts(result, runner)
     return result

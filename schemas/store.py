@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 from schemas.errors import DatasetError
 from schemas.profiles import storage_options
@@ -34,6 +35,14 @@ def without_secrets(url: str) -> str:
         return url
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def absolute_url(url: str) -> str:
+    """A local path, made absolute: a worker on a cluster has another working folder. Any other URL as it is."""
+    if get_protocol(url) not in LocalFileSystem.protocol:
+        return url
+    path: str = LocalFileSystem._strip_protocol(url)
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def _first(info: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 def check_unchanged(file: SourceFile) -> None:
     """Raises SourceChanged where the file is gone or is not what the plan saw."""
-    fs, path = url_to_fs(file.url)
+    fs, path = url_to_fs(file.place)
     fs.invalidate_cache()
     planned = Stamp(file.size, file.etag, file.mtime)
     mend = "put the planned file back, or stop what writes to it and build again"
@@ -72,7 +72,7 @@ def _describe(stamp: Stamp) -> str:
 def open_file(file: SourceFile) -> BinaryIO:
     """The file's own bytes, still compressed. Raises SourceChanged."""
     check_unchanged(file)
-    fs, path = url_to_fs(file.url)
+    fs, path = url_to_fs(file.place)
     return cast(BinaryIO, fs.open(path, "rb"))
 
 
