@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 
 from pipeline.build_plan import BuildPlan
+from schemas import __version__
 from schemas.errors import DatasetError
 from schemas.store import Folder
 
@@ -22,14 +23,21 @@ _keeping = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """`sha256` is that of the file's bytes: a worker runs what was submitted, and nothing that was put in its place."""
+    """`sha256` is that of the file's bytes: a worker runs what was submitted, and nothing that was put in its place.
+    `packline` is the version that wrote it."""
 
     output: Folder
     name: str
     sha256: str
+    packline: str = __version__
 
     def load(self) -> BuildPlan:
-        """Raises DatasetError where the file is gone or another."""
+        """Raises DatasetError where the file is gone or another, or this worker has another packline."""
+        if self.packline != __version__:
+            raise DatasetError(
+                f"a worker has packline {__version__}, and the build was started by {self.packline}: install the same "
+                "on the workers and where the build starts"
+            )
         with _keeping:
             if self.sha256 not in _kept:
                 plan = pickle.loads(self._read())

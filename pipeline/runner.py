@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from pipeline.beam_log import KeptLog, kept_log
 from pipeline.blocks import Unit
 from pipeline.build_plan import BuildPlan
 from pipeline.failures import BlockFailure, RunnerFailed, find_failure
+from pipeline.job import detach_job_server, run_submitted
 from pipeline.plan_file import write_plan
 from pipeline.runner_choice import EMBEDDED
 from pipeline.worker_pool import SAFE, WorkerPool, beam_environment
@@ -39,7 +39,7 @@ def run_beam(
             if runner == EMBEDDED:
                 _run_watched(lambda: pipeline.run().wait_until_finish(), plan, pool)
             else:
-                _run_submitted(pipeline)
+                run_submitted(pipeline)
         except (ConfigError, BlockFailure):
             raise
         except Exception as error:
@@ -53,6 +53,7 @@ def run_beam(
 
 def _make_pipeline(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], pool: WorkerPool | None) -> Any:
     import apache_beam as beam
+    from apache_beam.options.pipeline_options import DirectOptions
     from apache_beam.runners.portability.portable_runner import PortableRunner
 
     from pipeline.beam_options import parse_options
@@ -61,9 +62,9 @@ def _make_pipeline(plan: BuildPlan, runner: str, workers: int, extra: Sequence[s
     made = make_runner(runner, pool)
     options = parse_options(extra, has_job_service=isinstance(made, PortableRunner))
     if runner == EMBEDDED:
-        from apache_beam.options.pipeline_options import DirectOptions
-
         options.view_as(DirectOptions).direct_num_workers = workers
+    else:
+        detach_job_server(options)
     try:
         pipeline = beam.Pipeline(runner=made, options=options)
     except ValueError as error:  # Beam's validation of the options
@@ -85,22 +86,6 @@ def make_runner(name: str, pool: WorkerPool | None) -> Any:
         return create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:
         raise ConfigError(f"--runner {name}: Beam has no such runner, or what it needs is not installed") from error
-
-
-def _run_submitted(pipeline: Any) -> None:
-    """In this thread: Beam sets a handler of Ctrl-C when it starts a job server, which would stop the server before it
-    could be told to cancel the job."""
-    handler = signal.getsignal(signal.SIGINT)
-    result = pipeline.run()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)
-    try:
-        result.wait_until_finish()
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            with contextlib.suppress(Exception):  # the job service may be gone; the interrupt counts
-                result.cancel()
-        raise
 
 
 def largest_first(units: Sequence[Unit]) -> list[Unit]:
@@ -133,7 +118,7 @@ def _run_watched(run: Callable[[], object], plan: BuildPlan, pool: WorkerPool | 
 
 def explain(error: Exception, plan: BuildPlan, runner: str, log: KeptLog) -> Exception:
     """The failure that a worker reported, a word about one that was killed, or what the runner says."""
-    text = str(error)
+    text = str(error) or type(error).__name__
     reported = find_failure("\n".join([text, *log.lines]))
     if reported is not None:
         return reported
