@@ -5,7 +5,7 @@ from schemas.errors import ConfigError
 EMBEDDED = "FnApiRunner"
 """Beam's own, in this process and in worker processes of ours."""
 
-_KNOWN = {
+KNOWN = {
     name.lower(): name
     for name in (EMBEDDED, "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PrismRunner")
 }
@@ -14,7 +14,7 @@ _WORKERS = {
     "SparkRunner": "Spark's own settings of executors and cores",
     "DataflowRunner": "-- --num_workers=N, or --max_num_workers=N",
 }
-_REFUSED = {
+REFUSED = {
     "daskrunner": "it drops outputs (those of finish_bundle and of side branches), so a build would lose data",
     "directrunner": "it is one of three runners, by what the machine has and may download",
     "switchingdirectrunner": "it is one of three runners, by what the machine has and may download",
@@ -33,13 +33,13 @@ def choose_runner(name: str) -> str:
     """
     short = name.rpartition(".")[2].lower()
     short = short if short.endswith("runner") else f"{short}runner"
-    if short in _REFUSED:
-        raise ConfigError(f"--runner {name}: {_REFUSED[short]}; use {EMBEDDED} (the default), or one of a cluster")
+    if short in REFUSED:
+        raise ConfigError(f"--runner {name}: {REFUSED[short]}; use {EMBEDDED} (the default), or one of a cluster")
     if "." in name:
         return name
-    if short not in _KNOWN:
-        raise ConfigError(f"--runner {name}: there is no such runner; known are {', '.join(_KNOWN.values())}")
-    return _KNOWN[short]
+    if short not in KNOWN:
+        raise ConfigError(f"--runner {name}: there is no such runner; known are {', '.join(KNOWN.values())}")
+    return KNOWN[short]
 
 
 def check_workers(runner: str, workers: int | None) -> None:

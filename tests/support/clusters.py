@@ -1,5 +1,5 @@
-"""A cluster on one machine, as far as Beam sees one: a job service that knows nothing of packline, and a pool of workers
-in another folder, from an environment that has packline from its wheel alone."""
+"""A cluster on one machine, as far as Beam sees one: a job service that knows nothing of packline, and a pool of
+workers in another folder, from an environment that has packline from its wheel alone."""
 
 import contextlib
 import os
@@ -19,7 +19,9 @@ DEPENDENCIES = sysconfig.get_path("purelib")
 """Where the libraries are. A path that is given, and no site folder: the editable install there does not count."""
 
 
-def wait_until(found: Callable[[], bool], process: "subprocess.Popen[bytes] | None" = None, seconds: float = 120) -> None:
+def wait_until(
+    found: Callable[[], bool], process: "subprocess.Popen[bytes] | None" = None, seconds: float = 120
+) -> None:
     deadline = time.monotonic() + seconds
     while not found():
         assert process is None or process.poll() is None, f"{process.args} ended with {process.returncode}"
