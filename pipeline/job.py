@@ -24,11 +24,15 @@ def run_submitted(pipeline: Any) -> None:
             raise
 
 
-def detach_job_server(options: Any) -> None:
-    """Let the Java job server run in a session of its own, where Ctrl-C at the terminal does not end it: without it
-    nothing can be cancelled."""
-    from apache_beam.options.pipeline_options import JobServerOptions
+def prepare_options(options: Any) -> None:
+    """Nothing of this process goes with the job: workers have packline, and the plan's file has the rest.
 
+    The Java job server runs in a session of its own, where Ctrl-C at the terminal does not end it: without it nothing
+    could be cancelled.
+    """
+    from apache_beam.options.pipeline_options import JobServerOptions, SetupOptions
+
+    options.view_as(SetupOptions).save_main_session = False
     setsid = shutil.which("setsid")
     server = options.view_as(JobServerOptions)
     if setsid is not None:

@@ -12,7 +12,7 @@ from pipeline.beam_log import KeptLog, kept_log
 from pipeline.blocks import Unit
 from pipeline.build_plan import BuildPlan
 from pipeline.failures import BlockFailure, RunnerFailed, find_failure
-from pipeline.job import detach_job_server, run_submitted
+from pipeline.job import prepare_options, run_submitted
 from pipeline.plan_file import write_plan
 from pipeline.runner_choice import EMBEDDED
 from pipeline.worker_pool import SAFE, WorkerPool, beam_environment
@@ -64,7 +64,7 @@ def _make_pipeline(plan: BuildPlan, runner: str, workers: int, extra: Sequence[s
     if runner == EMBEDDED:
         options.view_as(DirectOptions).direct_num_workers = workers
     else:
-        detach_job_server(options)
+        prepare_options(options)
     try:
         pipeline = beam.Pipeline(runner=made, options=options)
     except ValueError as error:  # Beam's validation of the options

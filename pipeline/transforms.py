@@ -26,6 +26,7 @@ from pipeline.build_plan import BuildPlan
 from pipeline.certify.steps import certify_block, sample_requests
 from pipeline.coders import register_coders
 from pipeline.convert import convert_rows
+from pipeline.encoders.batch import EngineMissing
 from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.plan_file import PlanFile
 from pipeline.publish import publish, refuse_engine_difference
@@ -56,6 +57,12 @@ def _failure(plan: BuildPlan, key: BlockKey | Unit, error: Exception) -> BlockFa
     """What was being done, and why it failed: a user's error as it is, any other with the line of code it came from."""
     if isinstance(error, ValueError | OSError):
         return BlockFailure("input", f"{_describe(plan, key)}: {error}")
+    if isinstance(error, ImportError | EngineMissing):
+        return BlockFailure(
+            "input",
+            f"{_describe(plan, key)}: this worker lacks what the build was started with: {error}; install the same "
+            "packages on the workers (of the engine, or build with --set engine=reference)",
+        )
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
     return BlockFailure("bug", f"{_describe(plan, key)}: {type(error).__name__}: {error} [{where}]; --debug shows more")

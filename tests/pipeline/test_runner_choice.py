@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.beam_log import kept_log
 from pipeline.beam_options import JobOptions, parse_options
-from pipeline.job import detach_job_server, run_submitted
+from pipeline.job import prepare_options, run_submitted
 from pipeline.runner_choice import KNOWN, REFUSED, check_workers, choose_runner
 from schemas.errors import ConfigError
 
@@ -90,10 +90,21 @@ def test_the_job_server_is_out_of_the_terminals_reach() -> None:
     from apache_beam.options.pipeline_options import JobServerOptions
 
     options = parse_options(["--job_server_jvm_property=-Xmx1g"], has_job_service=True)
-    detach_job_server(options)
+    prepare_options(options)
     server = options.view_as(JobServerOptions)
     command = [server.job_server_java_launcher, *server.job_server_jvm_properties]
     assert command[-2:] == ["java", "-Xmx1g"]
+
+
+def test_no_file_goes_with_a_job() -> None:
+    """Flink's job server would leave it on its own disk, where no worker finds it."""
+    from apache_beam.options.pipeline_options import SetupOptions
+    from apache_beam.transforms.environments import python_sdk_dependencies
+
+    options = parse_options([], has_job_service=True)
+    prepare_options(options)
+    options.view_as(SetupOptions).sdk_location = "container"  # as Beam sets it
+    assert list(python_sdk_dependencies(options)) == []
 
 
 class Job:

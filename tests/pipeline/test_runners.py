@@ -1,4 +1,4 @@
-"""A build on any runner makes the same bytes: through Beam's Job API, as Flink and Spark do, and where nothing fuses."""
+"""A build on any runner makes the same bytes: through the Job API, as Flink and Spark do, and where nothing fuses."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from building import PACKLINE, data_files, finished_states, small_rows, write_config, write_jsonl
-from clusters import DEPENDENCIES, build_wheel, free_port, libraries_alone, make_environment, started, wait_until
+from clusters import DEPENDENCIES, ROOT, build_wheel, free_port, libraries_alone, make_environment, started, wait_until
 from model_folders import package_file
 
 import pipeline
@@ -104,6 +105,13 @@ def expected(folder: Path) -> dict[str, bytes]:
         patch.syspath_prepend(folder)
         build("embedded", workers=1)
     return data_files(folder / "embedded")
+
+
+def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        found = {name for name in packed.namelist() if ".dist-info/" not in name}
+    files = (path for name in ("schemas", "pipeline", "train") for path in (ROOT / name).rglob("*") if path.is_file())
+    assert found == {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
 
 
 def test_two_processes_of_the_embedded_runner(in_folder: Path, expected: dict[str, bytes]) -> None:
