@@ -34,8 +34,8 @@ def run_beam(
     """
     os.environ.update(SAFE)
     with kept_log(debug=debug) as log, _stopped_children():
-        pipeline = _make_pipeline(plan, runner, workers, extra, pool)
         try:
+            pipeline = _make_pipeline(plan, runner, workers, extra, pool)
             if runner == EMBEDDED:
                 _run_watched(lambda: pipeline.run().wait_until_finish(), plan, pool)
             else:
