@@ -17,7 +17,6 @@ from pipeline.plan_file import write_plan
 from pipeline.runner_choice import EMBEDDED
 from pipeline.worker_pool import SAFE, WorkerPool, beam_environment
 from schemas.errors import ConfigError
-from schemas.manifest import MANIFEST
 
 GRACE_SECONDS = 15
 SHOWN_LINES = 30
@@ -44,11 +43,18 @@ def run_beam(
             raise
         except Exception as error:
             raise explain(error, plan, runner, log) from error
-    if runner != EMBEDDED and plan.output.size(MANIFEST) is None:
+        if runner != EMBEDDED:
+            _check_published(plan, runner)
+
+
+def _check_published(plan: BuildPlan, runner: str) -> None:
+    try:
+        plan.state.published()
+    except FileNotFoundError as error:
         raise RunnerFailed(
-            f"{runner}: the job is done, but {plan.output.shown} holds no manifest: was it only prepared (an option "
-            "after --), or is the output a folder that this machine does not share with the workers?"
-        )
+            f"{runner}: the job is done, but nothing is published in {plan.output.shown}: was it only prepared (an "
+            "option after --), or is the output a folder that this machine does not share with the workers?"
+        ) from error
 
 
 def _make_pipeline(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], pool: WorkerPool | None) -> Any:
