@@ -10,7 +10,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.blocks import SourceFile
-from schemas.errors import DatasetError, StoreError
+from schemas.errors import DatasetError
 from schemas.file_system import find_file_system
 from schemas.range_file import open_ranges
 from schemas.retry import call_store
@@ -56,7 +56,7 @@ def _first(info: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 def check_unchanged(file: SourceFile) -> None:
     """Raises SourceChanged where the file is gone or is not what the plan saw."""
-    fs, path = find_file_system(file.url, file.profile)
+    fs, path = find_file_system(file.place, file.profile)
     fs.invalidate_cache()
     planned = Stamp(file.size, file.etag, file.mtime)
     mend = "put the planned file back, or stop what writes to it and build again"
@@ -83,14 +83,14 @@ def open_file(file: SourceFile, expected_end: int | None = None) -> Iterator[Bin
     try:
         with _open(file, expected_end) as stream:
             yield stream
-    except StoreError:
+    except (DatasetError, OSError):  # of a file that is another by now it says little
         check_unchanged(file)
         raise
     check_unchanged(file)
 
 
 def _open(file: SourceFile, expected_end: int | None) -> BinaryIO:
-    fs, path = find_file_system(file.url, file.profile)
+    fs, path = find_file_system(file.place, file.profile)
     if isinstance(fs, LocalFileSystem):
         return cast(BinaryIO, fs.open(path, "rb"))
     if _READ_BY_THEIR_OWN.intersection(fs.protocol):
@@ -113,5 +113,6 @@ def reading(file: SourceFile, *errors: type[Exception]) -> Iterator[None]:
             raise
         kind = file.compression or file.format
         raise DatasetError(
-            f"{file.url}: damaged or cut short, or not {kind} at all: {error}; replace the file, or leave it out"
+            f"{file.url}: damaged or cut short, or not {kind} at all: {error or type(error).__name__}; "
+            "replace the file, or leave it out"
         ) from error
