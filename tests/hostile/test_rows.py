@@ -1,18 +1,27 @@
 """Rows that hold anything at all: each gives a document or a reject, and the fast ways give what the plain one does."""
 
+import copy
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from model_folders import load_once
 
-from pipeline.blocks import BlockKey, RowBlock
+from pipeline.blocks import BlockKey, RowBlock, SourceFile
+from pipeline.certify import steps
+from pipeline.certify.reread import read_again
 from pipeline.coders import DocumentBlockCoder, RowBlockCoder
 from pipeline.config import Alpaca, Columns, Custom, OpenAI, ShareGPT, Text, Transform
 from pipeline.convert import Converter, convert_rows, make_converter
+from pipeline.encoders.base import EncodingFailed
 from pipeline.readers.json_depth import MOST_NESTED
 from pipeline.readers.plain_values import build_rows
 from pipeline.readers.table_rows import TableRows
@@ -183,3 +192,44 @@ def test_rows_of_the_most_levels_pass_every_coder() -> None:
     rows = [{"messages": [{"role": "user", "content": "a"}], "deep": nested(MOST_NESTED - 2)}]
     block = RowBlock(BlockKey(0, 0, True), [0], [0], rows)
     assert list(RowBlockCoder().decode(RowBlockCoder().encode(block)).rows) == rows
+
+
+class Panics:
+    """The part of a tokenizers.Tokenizer that is asked for ids."""
+
+    def encode(self, text: str, **options: Any) -> Any:
+        raise PanicException("index out of bounds")
+
+
+def test_a_panic_of_tokenizers_is_a_failed_encoding(qwen_folder: Path) -> None:
+    encoder = copy.copy(load_once(str(qwen_folder)).encoder)
+    monkey: Any = encoder
+    monkey._tokenizer = Panics()
+    with pytest.raises(EncodingFailed, match="tokenizers gave up on the text: index out of bounds"):
+        encoder.encode("a", [])
+
+
+@pytest.mark.parametrize(
+    "name", ["an exit", "a panic", "a set in extra", "half a surrogate pair", "a generator without end"]
+)
+def test_the_certificate_takes_what_a_custom_function_does(name: str) -> None:
+    """A sampled row is asked for before it is converted, and travels as JSON."""
+    source = SimpleNamespace(transform=Custom(type="custom", function="json:dumps"))
+    recipe = SimpleNamespace(config=SimpleNamespace(sources=[source]))
+    converter = SimpleNamespace(convert=SimpleNamespace(function=NONSENSE[name]))
+    plan: Any = SimpleNamespace(recipe=recipe, converters=[converter])
+    assert json.dumps(steps._request({}, plan, 0))
+
+
+def test_sampled_lines_are_read_again_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(zstandard.compress(b'{"a": 1}\n' + b"x" * 2**24 + b"\n{}\n"))
+    file = SourceFile(str(path), 0, "jsonl", "zstd", path.stat().st_size, None, str(path.stat().st_mtime_ns))
+    tracemalloc.start()
+    try:
+        found = read_again(file, [0, 9 + 2**24 + 1], 2**16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == {0: {"a": 1}, 9 + 2**24 + 1: {}}
+    assert peak < 2**22
