@@ -66,7 +66,7 @@ def _is_day(text: str) -> bool:
         return False
 
 
-ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
+ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0, lt=2**63)]
 
 
 class Settings(BaseModel):
