@@ -4,18 +4,19 @@ import math
 import os
 from dataclasses import dataclass
 from time import monotonic
+from typing import NoReturn
 
 import torch
 from torch.optim import Optimizer
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DatasetError
 from train.architecture import Architecture
 from train.attention import Kernel, choose_kernel
 from train.checkpoint import RunState, changed_settings, list_checkpoints, load_checkpoint, load_model, save_checkpoint
 from train.config import ModelFolder, TrainConfig
 from train.display import make_display
 from train.export import export
-from train.feed import Feeder, StepData, feed_steps, read_ahead
+from train.feed import Feeder, StepData, end_in_error, feed_steps, of_another_rank, read_ahead
 from train.flops import device_peak_flops, step_flops
 from train.metrics import MetricsLog, StepMetrics, peak_memory
 from train.model import Decoder
@@ -150,9 +151,14 @@ def run_steps(run: Run) -> bool:
     steps = feed_steps(run.feeder, run.plan.mixture, run.state.taken, run.plan.sizes)
     if run.is_due(validate_every):
         measure_once(run)
-    for data, waited in read_ahead(steps):
+    for data, waited in read_ahead(end_in_error(steps)):
         started = monotonic() - waited
+        if isinstance(data, DatasetError):
+            count_step(None, bool(run.stop), run.world)
+            stop_unreadable(run, data)
         count = count_step(data.microbatches, bool(run.stop), run.world)
+        if count.failed:
+            stop_unreadable(run, of_another_rank())
         if count.stop:
             save(run)
             tell(run, f"stopped by a signal after step {run.state.step}; go on with --resume")
@@ -169,6 +175,17 @@ def run_steps(run: Run) -> bool:
     skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
     tell(run, f"{run.state.step - run.state.skipped:,} steps done{skipped}")
     return True
+
+
+def stop_unreadable(run: Run, error: DatasetError) -> NoReturn:
+    """Raise the error, which some rank has and all know of. What was done is saved before."""
+    if run.state.step > run.plan.state.step:
+        try:
+            save(run)
+        except OSError as failed:
+            raise error from failed
+        tell(run, f"stopped after step {run.state.step}: packs cannot be read; go on with --resume when they can")
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
