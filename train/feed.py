@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 STEPS_AHEAD = 4
 """So many steps' shards are made ready after those of the step that is being read."""
 
-THREADS = 8
+THREADS = 4
 """That fetch and check shards. Hashing gives up the interpreter's lock."""
 
 
@@ -45,12 +45,14 @@ class Feeder:
         pool = ThreadPoolExecutor(THREADS)
         shards = _ShardsAhead(self.datasets, pool)
         coming: deque[tuple[list[Sequence[PackRef]], list[Future[None]]]] = deque()
+        ahead = 0  # the first step waits for its own shards alone
         try:
             for packs in steps:
                 own = deal(packs, self.rank, self.ranks, self.packs_per_microbatch)
                 coming.append((own, shards.prepare(ref for part in own for ref in part)))
-                if len(coming) > STEPS_AHEAD:
+                if len(coming) > ahead:
                     yield self._load(*coming.popleft())
+                    ahead = min(ahead + 1, STEPS_AHEAD)
             while coming:
                 yield self._load(*coming.popleft())
         finally:

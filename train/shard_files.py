@@ -50,12 +50,12 @@ class ShardFiles:
     def find(self, shard: ShardFile) -> str:
         """The path of a shard that is what the manifest says. Raises DatasetError for one that is not, or not there."""
         path = self._cache.fetch(self._folder, shard) if self._cache else self.where(shard.name)
-        if shard.sha256 not in self._checked:
+        if shard.name not in self._checked:
             if self._cache:
                 path = self._check_cached(self._cache, shard, path)
             else:
                 self._check(shard, path, "copy it again, or build again with `packline build CONFIG --check`")
-            self._checked.add(shard.sha256)
+            self._checked.add(shard.name)
         return path
 
     def _check_cached(self, cache: ShardCache, shard: ShardFile, path: str) -> str:

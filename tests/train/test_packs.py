@@ -93,6 +93,16 @@ def test_a_damaged_shard_is_found_when_it_is_first_used(
     assert len(dataset[0].doc_lengths)
 
 
+def test_equal_shards_are_checked_each(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
+    dataset = ShardedPacks(build_dataset(tmp_path, [unequal_packs[0]] * 2, packs_per_shard=1))
+    assert dataset.shards[0].sha256 == dataset.shards[1].sha256
+    shard = tmp_path / dataset.shards[1].name
+    shard.write_bytes(b"!" + shard.read_bytes()[1:])
+    assert len(dataset[0].doc_lengths)
+    with pytest.raises(DatasetError, match="is damaged"):
+        dataset[1]
+
+
 def test_the_holdout_is_read_apart(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
     whole = ShardedPacks(build_dataset(tmp_path / "whole", unequal_packs))
     with pytest.raises(DatasetError, match="has no holdout"):
