@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import AwareDatetime, ValidationError
 
-from pipeline.blocks import BlockKey, Unit
+from pipeline.blocks import BlockKey, SourceFile, Unit
 from pipeline.encoders.compare import EngineDifference
 from pipeline.turns import TurnAudit
 from schemas.errors import DatasetError
@@ -65,8 +65,9 @@ class BlockState(Record):
 
 
 def unit_sha256(unit: Unit) -> str:
+    names = [field.name for field in fields(SourceFile) if field.name != "profile"]
     stretches = [
-        [part.source, part.start, part.end, {field.name: getattr(part.file, field.name) for field in fields(part.file)}]
+        [part.source, part.start, part.end, {name: getattr(part.file, name) for name in names}]
         for part in unit.stretches
     ]
     return canonical_sha256({"unit": unit.index, "limit": unit.limit, "stretches": stretches})

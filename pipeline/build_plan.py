@@ -22,7 +22,9 @@ from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
 from schemas.manifest import Certificate
 from schemas.store import Folder
+from schemas.urls import check_url
 
+_READ_ONLY = ("http", "https", "hf")
 _MARK = re.compile(r"<\|[^\s|<>{}'\"]{1,40}\|>")
 
 
@@ -56,7 +58,7 @@ class BuildPlan:
 
     @property
     def output(self) -> Folder:
-        return Folder(self.recipe.config.output)
+        return self.recipe.config.output_folder
 
     @property
     def state(self) -> StateStore:
@@ -66,8 +68,7 @@ class BuildPlan:
 def plan_build(config: BuildConfig) -> BuildPlan:
     """Reads the tokenizer and lists the sources; writes nothing. The reference library encodes, until `with_engine`
     chooses another. Raises ConfigError."""
-    if config.output.startswith("memory://"):
-        raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
+    check_output(config.output)
     recipe, tools = load_recipe(config)
     tokenizer, formatter = tools.tokenizer, tools.formatter
     sources = plan_sources(config)
@@ -88,6 +89,16 @@ def plan_build(config: BuildConfig) -> BuildPlan:
             *(_foreign_marks(recipe.template, tokenizer.encoder) if recipe.template else ()),
         ),
     )
+
+
+def check_output(url: str) -> None:
+    """Raises ConfigError for a URL with a secret in it, and for a store that cannot be written as a data set is."""
+    check_url("output", url)
+    scheme = url.partition("://")[0]
+    if scheme in _READ_ONLY:
+        raise ConfigError(
+            f"output: {scheme}:// is for sources; build into a folder or an object store, and upload that"
+        )
 
 
 def with_engine(plan: BuildPlan, setting: EngineSetting) -> tuple[BuildPlan, EngineChoice]:

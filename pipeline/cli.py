@@ -62,6 +62,11 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set, or its URL")
+    command.add_argument("--profile", metavar="NAME", help="options of its store, from the profiles file")
+
+
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
     command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
@@ -84,7 +89,7 @@ def _add_preview(commands: Commands) -> None:
 def _add_inspect(commands: Commands) -> None:
     summary = "show what a data set holds"
     command = commands.add_parser("inspect", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     command.add_argument("--pack", type=int, metavar="N", help="decode pack N, with its documents' borders")
     command.add_argument("--holdout", action="store_true", help="count and decode the holdout's packs; needs --pack")
     command.set_defaults(run=_inspect)
@@ -93,7 +98,7 @@ def _add_inspect(commands: Commands) -> None:
 def _add_verify(commands: Commands) -> None:
     summary = "check a data set against its manifest"
     command = commands.add_parser("verify", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     command.add_argument("--deep", action="store_true", help="read every token: hashes, ids, channels, totals")
     command.set_defaults(run=_verify)
 
@@ -101,7 +106,7 @@ def _add_verify(commands: Commands) -> None:
 def _add_certify(commands: Commands) -> None:
     summary = "compare every row of a data set with what transformers makes of it"
     command = commands.add_parser("certify", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     _add_config(command)
     command.add_argument("-n", type=_positive, metavar="ROWS", help="rows of each source (default: all)")
     command.set_defaults(run=_certify)
@@ -166,11 +171,11 @@ def _inspect(args: argparse.Namespace) -> int:
     from pipeline.inspect import print_dataset, print_pack
 
     if args.pack is not None:
-        print_pack(args.dataset, args.pack, make_console(), holdout=args.holdout)
+        print_pack(args.dataset, args.pack, make_console(), args.profile, holdout=args.holdout)
     elif args.holdout:
         raise ConfigError("--holdout shows a pack of the holdout; say which one with --pack N")
     else:
-        print_dataset(args.dataset, make_console())
+        print_dataset(args.dataset, make_console(), args.profile)
     return BUILT
 
 
@@ -178,7 +183,7 @@ def _verify(args: argparse.Namespace) -> int:
     from pipeline.verify import verify
 
     problems = 0
-    for problem in verify(args.dataset, deep=args.deep):
+    for problem in verify(args.dataset, args.profile, deep=args.deep):
         problems += 1
         print(problem)
     if problems:
@@ -195,7 +200,7 @@ def _certify(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
     from pipeline.console import make_console
 
-    report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n)
+    report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n, args.profile)
     print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 
 from schemas.policy import DEFAULT_POLICY, PolicyField
 from schemas.settings import load_settings
+from schemas.store import Folder
 
 SourceFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "text"]
 EngineSetting = Literal["auto", "fast", "reference"]
@@ -145,6 +146,7 @@ class Source(Settings):
     transform: Transform
     limit: Annotated[int, Field(gt=0)] | None = None
     text_unit: Literal["line", "file"] = "line"  # of format `text`: a document a line, or a document a file
+    profile: str | None = None
 
     @property
     def paths(self) -> list[str]:
@@ -226,6 +228,7 @@ class BuildConfig(Settings):
     """What `packline build` makes, and how."""
 
     output: str
+    output_profile: str | None = None
     seq_len: Annotated[int, Field(ge=8, le=2**24)]
     seed: int = 0
     sources: Annotated[list[Source], Field(min_length=1)]
@@ -247,6 +250,10 @@ class BuildConfig(Settings):
     min_terminated: Annotated[float, Field(ge=0, le=1)] = 0.99
     certify: Literal["transformers", "none"] | None = None  # null: transformers where it is installed
     allow_differences: bool = False
+
+    @property
+    def output_folder(self) -> Folder:
+        return Folder(self.output, self.output_profile)
 
     @property
     def day(self) -> str:

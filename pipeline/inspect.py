@@ -22,8 +22,8 @@ from schemas.shard import Packs, read_shard
 from schemas.store import Folder, dataset_folder
 
 
-def print_dataset(url: str, console: Console) -> None:
-    manifest = load_manifest(dataset_folder(url))
+def print_dataset(url: str, console: Console, profile: str | None = None) -> None:
+    manifest = load_manifest(dataset_folder(url, profile))
     template = manifest.chat_template
     table = facts_table(manifest, _policy(manifest))
     table.add_row(
@@ -66,12 +66,12 @@ def _source_table(manifest: Manifest) -> Table:
     return table
 
 
-def print_pack(url: str, number: int, console: Console, *, holdout: bool = False) -> None:
+def print_pack(url: str, number: int, console: Console, profile: str | None = None, *, holdout: bool = False) -> None:
     """Packs are numbered through the shards in the manifest's order, those of the holdout apart.
 
     Raises DatasetError for a pack that is not there.
     """
-    folder = dataset_folder(url)
+    folder = dataset_folder(url, profile)
     manifest = load_manifest(folder)
     whole = "the holdout" if holdout else "the data set"
     file, row = _locate(_shards(manifest, url, holdout), number, whole)

@@ -62,6 +62,7 @@ def build(
         for warning in plan.warnings:
             console.print(f"warning: {warning}", highlight=False, markup=False)
         workers = default_workers(len(plan.units)) if workers is None else workers
+        check_is_seen(plan, runner, workers)
         published = find_published(plan)
         if published is not None:
             return BuildResult(published, plan, False, workers, facts)
@@ -79,6 +80,16 @@ def build(
     result = BuildResult(load_manifest(plan.output), plan, True, workers, facts)
     _write_run_facts(result, runner)
     return result
+
+
+def check_is_seen(plan: BuildPlan, runner: str, workers: int) -> None:
+    """Raises ConfigError for files in the memory of a process that is not the only one."""
+    in_memory = next((url for url in (plan.output.url, *plan.urls) if url.startswith("memory://")), None)
+    if in_memory and not (runner == DEFAULT_RUNNER and workers == 1):
+        raise ConfigError(
+            f"{in_memory}: memory:// is seen by one process alone, and workers are others; build with {DEFAULT_RUNNER} "
+            "and workers=1, or give a folder or an object store's URL"
+        )
 
 
 def check_writable(output: Folder) -> None:

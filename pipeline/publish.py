@@ -43,7 +43,7 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
     missing, came out differently on two attempts, lost its shard, or another data set was published into the folder
     meanwhile; BlockFailure where the fast engine was wrong.
     """
-    output = Folder(recipe.config.output)
+    output = recipe.config.output_folder
     blocks = complete_blocks(infos, unit_count)
     for info in blocks:
         refuse_engine_difference(info, files, recipe)

@@ -34,7 +34,6 @@ from pipeline.token_block import TokenBlock
 from pipeline.tokenize import tokenize_documents
 from pipeline.write import write_block
 from schemas.shard import ShardMeta
-from schemas.store import Folder
 
 register_coders()
 
@@ -151,7 +150,7 @@ def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
     recipe = plan.recipe
     meta = ShardMeta(recipe.config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
     unit = plan.units[block.key.unit]
-    info = write_block(block, meta, unit_sha256(unit), Folder(recipe.config.output))
+    info = write_block(block, meta, unit_sha256(unit), plan.output)
     plan.state.finish(
         BlockState(
             info=info,

@@ -18,9 +18,9 @@ from schemas.splitmix import mix
 from schemas.store import Folder, dataset_folder
 
 
-def verify(url: str, *, deep: bool) -> Iterator[str]:
+def verify(url: str, profile: str | None = None, *, deep: bool) -> Iterator[str]:
     """The problems of a data set. Raises DatasetError where there is no manifest to go by."""
-    folder = dataset_folder(url)
+    folder = dataset_folder(url, profile)
     manifest = load_manifest(folder)
     yield from _check_totals(manifest)
     yield from _check_rejects(folder, manifest, deep)

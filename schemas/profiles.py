@@ -12,6 +12,7 @@ profile the store's own library looks for credentials: its environment variables
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,18 @@ def storage_options(profile: str | None) -> Mapping[str, Any]:
         return {}
     path = Path(os.environ.get(VARIABLE) or DEFAULT_FILE).expanduser()
     try:
-        profiles = yaml.safe_load(path.read_bytes())
+        profiles = _read(path, path.stat().st_mtime_ns)
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(
             f"profile {profile!r}: {path} cannot be read ({type(error).__name__}); {VARIABLE} names the profiles' file"
-        ) from error
+        ) from None  # a YAML error quotes the line, which may hold a secret
     options = profiles.get(profile) if isinstance(profiles, dict) else None
     if not isinstance(options, dict):
         known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else "none"
         raise ConfigError(f"profile {profile!r}: {path} has no such mapping; it has {known}")
     return options
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, _modified: int) -> Any:
+    return yaml.safe_load(path.read_bytes())

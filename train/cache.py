@@ -121,15 +121,13 @@ def _copy(folder: Folder, shard: ShardFile, part: BinaryIO) -> str:
 
 
 def _chunks(folder: Folder, shard: ShardFile) -> Iterator[bytes]:
-    where = f"{folder.shown}/{shard.name}"
-    try:
-        with folder.open(shard.name) as source:
-            while chunk := source.read(CHUNK_BYTES):
-                yield chunk
-    except FileNotFoundError as error:
-        raise DatasetError(f"{where}: shard is missing ({error}); copy the whole data set") from error
-    except OSError as error:
-        raise DatasetError(f"{where}: shard cannot be read ({error}); use --resume when the store is back") from error
+    """By ranges of the size in the manifest, so that the store is asked for nothing but bytes."""
+    for start in range(0, shard.bytes, CHUNK_BYTES):
+        try:
+            yield folder.read_range(shard.name, start, min(start + CHUNK_BYTES, shard.bytes))
+        except FileNotFoundError as error:
+            where = f"{folder.shown}/{shard.name}"
+            raise DatasetError(f"{where}: shard is missing; copy the whole data set") from error
 
 
 def _not_writable(name: str, error: OSError) -> DatasetError:

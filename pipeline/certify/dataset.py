@@ -46,12 +46,12 @@ class Report:
         return not (self.certificate.differences or self.other_ids)
 
 
-def certify_dataset(url: str, config: BuildConfig, rows: int | None) -> Report:
+def certify_dataset(url: str, config: BuildConfig, rows: int | None, profile: str | None = None) -> Report:
     """The first `rows` rows of every source, or all. Raises ConfigError for a config that is not the data set's, and
     where transformers is not installed."""
-    folder = dataset_folder(url)
+    folder = dataset_folder(url, profile)
     manifest = load_manifest(folder)
-    plan = plan_build(config.model_copy(update={"output": folder.url}))
+    plan = plan_build(config.model_copy(update={"output": folder.url, "output_profile": profile}))
     if manifest.id != plan.dataset_id:
         raise ConfigError(
             f"{folder.shown} holds {what_differs(plan, manifest)}: give the config that it was built with, and its "

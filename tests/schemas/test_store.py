@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import DatasetError
-from schemas.store import Folder, check_name, dataset_folder, without_secrets
+from schemas.store import Folder, check_name, dataset_folder
+from schemas.urls import without_secrets
 
 NUMBERS = itertools.count()
 
