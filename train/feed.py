@@ -98,18 +98,23 @@ class StepData:
     microbatches: list[Batch]  # of this rank
 
 
-def feed_steps(feeder: Feeder, mixture: Mixture, taken: tuple[int, ...], sizes: Sequence[int]) -> Iterator[StepData]:
-    """The data of the steps that follow `taken`; sizes: the number of packs of each."""
-    steps, ahead = tee(_choose_packs(mixture, taken, sizes))
+def feed_steps(
+    feeder: Feeder, mixture: Mixture, taken: tuple[int, ...], sizes: Sequence[int], limits: Sequence[float]
+) -> Iterator[StepData]:
+    """The data of the steps that follow `taken`; sizes: the number of packs of each. It ends before a step after
+    which a data set had given more than its limit."""
+    steps, ahead = tee(_choose_packs(mixture, taken, sizes, limits))
     for (packs, end), microbatches in zip(steps, feeder.load(packs for packs, _ in ahead), strict=True):
         yield StepData(packs, end, microbatches)
 
 
 def _choose_packs(
-    mixture: Mixture, taken: tuple[int, ...], sizes: Sequence[int]
+    mixture: Mixture, taken: tuple[int, ...], sizes: Sequence[int], limits: Sequence[float]
 ) -> Iterator[tuple[list[PackRef], tuple[int, ...]]]:
     for size in sizes:
         packs, taken = mixture.take(taken, size)
+        if any(given > limit for given, limit in zip(taken, limits, strict=True)):
+            return
         yield packs, taken
 
 

@@ -16,13 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import ConfigError, DatasetError
-from schemas.generations import Generation, load_dataset
+from schemas.generations import Generation, load_chain, merge_generations
 from schemas.manifest import Manifest, ShardFile
 from schemas.policy import LossPolicy
 from schemas.shard import Packs, Shard, ShardMeta, read_shard
 from schemas.store import Folder, dataset_folder
+from schemas.urls import check_url
 from train.cache import ShardCache, default_folder
 from train.shard_files import ShardFiles
+from train.stream import Extent
 
 OPEN_SHARDS = 128
 """Shards of one data set that stay mapped. Each holds a file open, of which a process may usually have 1,024."""
@@ -67,8 +69,11 @@ class ShardedPacks:
     ) -> None:
         self.path, self.holdout, self.cache = path, holdout, cache or default_folder()
         self.folder = _readable_folder(path, profile)
-        self.manifest: Manifest = load_dataset(self.folder, generation)
+        chain = load_chain(self.folder, generation)
+        self.manifest: Manifest = merge_generations(chain)
         self.shards = _choose_shards(self.manifest, holdout, self.folder.shown)
+        self._ids = [manifest.id for manifest in chain]
+        self._shard_counts = list(accumulate(len(_shards_of(manifest, holdout)) for manifest in chain))
         self._files = ShardFiles(self.folder, ShardCache(self.cache))
         self._borders = list(accumulate((shard.packs for shard in self.shards), initial=0))
         self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map)
@@ -106,6 +111,18 @@ class ShardedPacks:
     def prepare(self, index: int) -> None:
         """Have a shard here and checked; any thread may do it. Raises DatasetError for a damaged or missing one."""
         self._files.find(self.shards[index])
+
+    def extent(self, generation: int) -> Extent:
+        """What of it there was at a generation up to its own."""
+        shards = self.shards[: self._shard_counts[generation]]
+        packs, tokens = tuple(shard.packs for shard in shards), sum(shard.tokens for shard in shards)
+        return Extent(self._ids[generation], packs, tokens)
+
+    def at(self, generation: int) -> "ShardedPacks":
+        """The data set at a later generation. Packs keep their numbers, and shards that were checked stay so."""
+        later = ShardedPacks(self.path, self.holdout, self.folder.profile, generation, self.cache)
+        later._files = self._files
+        return later
 
     @property
     def tokens(self) -> int:
@@ -148,18 +165,23 @@ class ShardedPacks:
         return memory, shard
 
 
+def _shards_of(manifest: Manifest, holdout: bool) -> Sequence[ShardFile]:
+    if not holdout:
+        return manifest.shards
+    return manifest.holdout.shards if manifest.holdout else []
+
+
 def _readable_folder(path: str, profile: str | None) -> Folder:
     if path.startswith("memory://"):
         raise DatasetError(f"{path}: a memory of each process; put the data set into a folder or on a store")
+    check_url("path of a data set", path)
     return dataset_folder(path, profile)
 
 
 def _choose_shards(manifest: Manifest, holdout: bool, where: str) -> Sequence[ShardFile]:
-    if not holdout:
-        shards, advice = manifest.shards, "the data set has no packs; look at its rejects"
-    else:
+    shards, advice = _shards_of(manifest, holdout), "the data set has no packs; look at its rejects"
+    if holdout:
         advice = "the data set has no holdout; build it with `holdout`, or read its training shards"
-        shards = manifest.holdout.shards if manifest.holdout else []
     if not sum(shard.packs for shard in shards):
         raise DatasetError(f"{where}: {advice}")
     return shards

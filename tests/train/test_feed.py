@@ -1,5 +1,6 @@
 """What ranks read: every pack once, a step ahead, and errors where they are used."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,10 @@ def test_ranks_together_read_each_pack_of_each_step_with_its_policy(
 ) -> None:
     datasets = [ShardedPacks(build_dataset(tmp_path / name, unequal_packs)) for name in ("one", "two")]
     mixture, sizes = Mixture(datasets, None, 3, None), [4, 4, 2]
-    fed = [list(feed_steps(make_feeder(datasets, rank, ranks), mixture, (0, 0), sizes)) for rank in range(ranks)]
+    fed = [
+        list(feed_steps(make_feeder(datasets, rank, ranks), mixture, (0, 0), sizes, [math.inf] * 2))
+        for rank in range(ranks)
+    ]
     seen: list[tuple[int, list[int]]] = []
     for steps in zip(*fed, strict=True):
         assert len({len(step.microbatches) for step in steps}) == 1
@@ -97,7 +101,7 @@ def test_a_damaged_shard_ends_the_steps_before_the_first_that_reads_it(
         if any(ref.dataset == 1 and ref.pack >= 3 for ref in packs[rank::2]):
             break
         expected += 1
-    *steps, error = end_in_error(feed_steps(make_feeder(datasets, rank, 2), mixture, (0, 0), sizes))
+    *steps, error = end_in_error(feed_steps(make_feeder(datasets, rank, 2), mixture, (0, 0), sizes, [math.inf] * 2))
     assert isinstance(error, DatasetError)
     assert len(steps) == expected
 
@@ -118,7 +122,7 @@ def test_no_shard_is_made_ready_by_two_threads_at_a_time(
 
     monkeypatch.setattr(ShardedPacks, "prepare", prepare)
     mixture = Mixture(datasets, None, 3, None)
-    steps = feed_steps(make_feeder(datasets, 0, 1), mixture, (0, 0), [2] * 10)
+    steps = feed_steps(make_feeder(datasets, 0, 1), mixture, (0, 0), [2] * 10, [math.inf] * 2)
     for step in steps:
         read = {(datasets[ref.dataset].path, datasets[ref.dataset].shard_of(ref.pack)) for ref in step.packs}
         assert read <= ready

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import DatasetError
 from train.mixture import Mixture, PackRef
+from train.stream import Extent
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Stand:
         return sum(self.packs)
 
     @property
-    def shards(self) -> list[Any]:
-        return [SimpleNamespace(packs=packs) for packs in self.packs]
-
-    @property
     def manifest(self) -> Any:
-        return SimpleNamespace(id=self.id, seq_len=self.seq_len, tokenizer=SimpleNamespace(sha256=self.tokenizer))
+        tokenizer = SimpleNamespace(sha256=self.tokenizer)
+        return SimpleNamespace(generation=0, seq_len=self.seq_len, tokenizer=tokenizer)
+
+    def extent(self, _generation: int) -> Extent:
+        return Extent(self.id, tuple(self.packs), self.tokens)
 
 
 SHARDS = st.lists(st.integers(1, 30), min_size=1, max_size=3)
