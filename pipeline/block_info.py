@@ -1,7 +1,7 @@
 """What is known of a finished block: everything that the manifest needs, and nothing that a retry could change."""
 
+import hashlib
 import posixpath
-from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
 
@@ -108,12 +108,12 @@ class StateStore:
         except (FileNotFoundError, ValidationError):
             return None
 
-    def load_whole(self, key: BlockKey, unit: Unit) -> BlockState | None:
-        """The state of a block of this very unit whose files are there, each with its size."""
+    def load_whole(self, key: BlockKey, unit: Unit, *, by_hash: bool = False) -> BlockState | None:
+        """The state of a block of this very unit whose files are there, each with its size, or its sha256."""
         state = self.load(key)
         if state is None or state.info.unit_sha256 != unit_sha256(unit):
             return None
-        return state if are_there(self.output, state.info.files) else None
+        return state if all(_is_whole(self.output, file, by_hash) for file in state.info.files) else None
 
     def mark_published(self, at: datetime) -> None:
         self.output.write(posixpath.join(self.folder, _PUBLISHED), at.isoformat().encode())
@@ -126,9 +126,13 @@ class StateStore:
         return [posixpath.basename(name) for name in self.output.names(self.folder)]
 
 
-def are_there(output: Folder, files: Iterable[ShardFile | RejectFile]) -> bool:
-    """Whether each file is there with its size."""
-    return all(output.size(file.name) == file.bytes for file in files)
+def _is_whole(output: Folder, file: ShardFile | RejectFile, by_hash: bool) -> bool:
+    if output.size(file.name) != file.bytes:
+        return False
+    if not by_hash:
+        return True
+    with output.open(file.name) as data:
+        return hashlib.file_digest(data, "sha256").hexdigest() == file.sha256
 
 
 def _check_attempts(earlier: BlockInfo, info: BlockInfo) -> None:

@@ -39,6 +39,7 @@ class BuildPlan:
     warnings: tuple[str, ...] = ()
     unflagged_controls: tuple[str, ...] = ()  # control tokens that the tokenizer does not flag special
     certificate: Certificate | None = None  # empty: that of a block without a sampled row; None: nothing is compared
+    check_hashes: bool = False  # finished blocks count as whole by the sha256 of their files, not by their sizes
 
     @cached_property
     def setting_of_source(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from pipeline.arguments import age, positive
 from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_certify(commands)
+    _add_clean(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
@@ -70,12 +72,15 @@ def _add_dataset(command: argparse.ArgumentParser) -> None:
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
     command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
-    command.add_argument("--workers", type=_positive, help="processes; default: as many as cores, at most the units")
+    command.add_argument("--workers", type=positive, help="processes; default: as many as cores, at most the units")
+    command.add_argument(
+        "--check", action="store_true", help="compare what is there by its sha256, and build again what differs"
+    )
 
 
 def _add_preview(commands: Commands) -> None:
     command = _add_config_command(commands, "preview", _preview, "show how the first rows are rendered and trained")
-    command.add_argument("-n", type=_positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
+    command.add_argument("-n", type=positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
     command.add_argument(
         "--policy",
         action="append",
@@ -108,15 +113,24 @@ def _add_certify(commands: Commands) -> None:
     command = commands.add_parser("certify", help=summary, description=summary)
     _add_dataset(command)
     _add_config(command)
-    command.add_argument("-n", type=_positive, metavar="ROWS", help="rows of each source (default: all)")
+    command.add_argument("-n", type=positive, metavar="ROWS", help="rows of each source (default: all)")
     command.set_defaults(run=_certify)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+def _add_clean(commands: Commands) -> None:
+    summary = "list, and with --delete remove, what builds have left behind that nothing needs"
+    command = commands.add_parser("clean", help=summary, description=summary)
+    command.add_argument("output", metavar="OUTPUT", help="the output folder of builds")
+    command.add_argument(
+        "--older-than",
+        type=age,
+        default="24h",
+        metavar="AGE",
+        help="such as 90m, 24h or 7d, an hour at least; what is younger stays (default: %(default)s)",
+    )
+    command.add_argument("--delete", action="store_true", help="remove it; it is listed alone otherwise")
+    command.add_argument("--profile", metavar="NAME", help="options of its store, from the profiles file")
+    command.set_defaults(run=_clean)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -133,6 +147,7 @@ def _build(args: argparse.Namespace) -> int:
             beam_args=args.beam_args,
             console=make_console(stderr=True),
             debug=args.debug,
+            check=args.check,
             pool=pool,
         )
     print_summary(result, make_console())
@@ -203,6 +218,15 @@ def _certify(args: argparse.Namespace) -> int:
     report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n, args.profile)
     print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from pipeline.clean_report import clean
+    from pipeline.console import make_console
+    from schemas.store import dataset_folder
+
+    clean(dataset_folder(args.output, args.profile), args.older_than, make_console(), delete=args.delete)
+    return BUILT
 
 
 def run() -> None:

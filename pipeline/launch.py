@@ -1,9 +1,8 @@
 """`packline build`: from a config to a published data set. `build(config)` is the same as a Python call."""
 
 import contextlib
-import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,10 @@ from rich.console import Console
 
 from pipeline.build_plan import BuildPlan, plan_build, with_engine
 from pipeline.config import BuildConfig, load_config
-from pipeline.existing import find_published
+from pipeline.exclusive import SETTLE_SECONDS, refuses_second
+from pipeline.existing import find_published, other_builds
 from pipeline.failures import BlockFailure, BudgetExceeded, EnginesDiffer
+from pipeline.in_use import mark_started
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
 from pipeline.run_facts import RunFacts
@@ -27,7 +28,7 @@ from schemas.store import Folder
 
 @dataclass(frozen=True)
 class BuildResult:
-    """`built` is False where the data set was there already; then nothing was read but its manifest."""
+    """`built` is False where the data set was there already, and whole."""
 
     manifest: Manifest
     plan: BuildPlan
@@ -44,9 +45,11 @@ def build(
     beam_args: Sequence[str] = (),
     console: Console | None = None,
     debug: bool = False,
+    check: bool = False,
     pool: WorkerPool | None = None,
 ) -> BuildResult:
     """Build the data set that a config describes, or find it built. `pool` are processes that were started before.
+    With `check` what is there already is compared by its sha256, and built again where it differs.
 
     Raises ConfigError for a config that cannot be used, found before Beam starts; BudgetExceeded where too many rows
     were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
@@ -58,18 +61,16 @@ def build(
     with started_pool(runner, workers, debug=debug) if pool is None else contextlib.nullcontext(pool) as pool:
         if pool is not None:
             pool.prepare(config)
-        plan = plan_build(config)
-        for warning in plan.warnings:
-            console.print(f"warning: {warning}", highlight=False, markup=False)
+        plan = replace(plan_build(config), check_hashes=check)
+        _warn(console, plan.warnings)
         workers = default_workers(len(plan.units)) if workers is None else workers
         check_is_seen(plan, runner, workers)
         published = find_published(plan)
-        if published is not None:
+        if published is not None and not check:
             return BuildResult(published, plan, False, workers, facts)
         plan, engine = with_engine(plan, config.engine)
-        for warning in (*engine.warnings, *check_first_rows(plan)):
-            console.print(f"warning: {warning}", highlight=False, markup=False)
-        check_writable(plan.output)
+        _warn(console, (*engine.warnings, *check_first_rows(plan), *check_writable(plan.output), *other_builds(plan)))
+        mark_started(plan.output)
         run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
         try:
             run(plan)
@@ -77,7 +78,8 @@ def build(
             plan = _without_fast_engine(plan, error, console)
             run(plan)
         facts.published = plan.state.published()
-    result = BuildResult(load_manifest(plan.output), plan, True, workers, facts)
+    built = published is None or facts.blocks > 0
+    result = BuildResult(load_manifest(plan.output), plan, built, workers, facts)
     _write_run_facts(result, runner)
     return result
 
@@ -92,14 +94,23 @@ def check_is_seen(plan: BuildPlan, runner: str, workers: int) -> None:
         )
 
 
-def check_writable(output: Folder) -> None:
-    """Raises ConfigError where nothing can be written into the output folder."""
-    probe = f"state/probe-{secrets.token_hex(8)}"
+def check_writable(output: Folder) -> list[str]:
+    """A warning of a store that lets two writers publish. Raises ConfigError where nothing can be written."""
     try:
-        output.write(probe, b"")
-        output.remove(probe)
+        if refuses_second(output):
+            return []
     except OSError as error:
         raise ConfigError(f"output: {output.shown} cannot be written: {error.strerror or error}") from error
+    return [
+        f"output: {output.shown}: the store does not refuse to create a file that is there already. So the manifest "
+        f"is looked for, written, and read back after {SETTLE_SECONDS:g} s: let no build of another config write into "
+        "this folder at the same time (two of the same config do no harm)"
+    ]
+
+
+def _warn(console: Console, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
 
 
 def _run(

@@ -94,7 +94,8 @@ def _finished_blocks(plan: BuildPlan, unit: Unit) -> list[BlockInfo]:
     """The first blocks of a unit that need not be computed again."""
     finished: list[BlockInfo] = []
     while not (finished and finished[-1].last):
-        found = plan.state.load_whole(BlockKey(unit.index, len(finished), last=False), unit)
+        key = BlockKey(unit.index, len(finished), last=False)
+        found = plan.state.load_whole(key, unit, by_hash=plan.check_hashes)
         if found is None or found.info.difference or not _is_certified(found.info, plan):
             break
         finished.append(found.info if plan.certificate else found.info.without_certificate())

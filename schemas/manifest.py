@@ -228,6 +228,12 @@ def manifest_name(generation: int) -> str:
     return f"manifest-{generation:04}.json" if generation else MANIFEST
 
 
+def named_files(manifest: Manifest) -> list[ShardFile | RejectFile]:
+    """Every file that the manifest names, the holdout's and the rejects' with them."""
+    held_out = manifest.holdout.shards if manifest.holdout else []
+    return [*manifest.shards, *held_out, *manifest.rejects.files]
+
+
 def load_manifest(folder: Folder, generation: int = 0) -> Manifest:
     """One file. Raises DatasetError where there is none: the build has not finished, or the path is another."""
     where = f"{folder.shown}/{manifest_name(generation)}"

@@ -38,6 +38,9 @@ class _RangeReader(io.RawIOBase):
         self._position = max(0, begin + offset)
         return self._position
 
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self.read(BLOCK), b""))
+
     def readinto(self, buffer: Any) -> int:
         target = memoryview(buffer).cast("B")
         start = self._position

@@ -80,26 +80,35 @@ def call_store(what: str, call: Callable[[], Result]) -> Result:
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same call may go well in a moment."""
-    status = http_status(error)
+    return next((found for each in _chain(error) if (found := _may_pass(each)) is not None), False)
+
+
+def _may_pass(error: BaseException) -> bool | None:
+    """By this one alone, and not by what it was made of; None where it does not tell."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    status = _own_status(error)
     if status is not None:
         return status in _PASSING_STATUS or (500 <= status < 600 and status not in (501, 505))
-    names = {kind.__name__ for each in _chain(error) for kind in type(each).__mro__}
     if names & _LASTING_CLASSES or isinstance(error, PermissionError):
         return False
-    return bool(names & _PASSING_CLASSES) or (isinstance(error, OSError) and error.errno in _PASSING_ERRNO)
+    is_passing = names & _PASSING_CLASSES or (isinstance(error, OSError) and error.errno in _PASSING_ERRNO)
+    return True if is_passing else None
 
 
 def http_status(error: BaseException) -> int | None:
-    """The status that a store answered with, wherever its library keeps it."""
-    for each in _chain(error):
-        response = getattr(each, "response", None)
-        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        found = [metadata.get("HTTPStatusCode"), *(getattr(each, name, None) for name in ("status_code", "status"))]
-        found.append(getattr(each, "code", None))
-        status = next((str(value) for value in found if str(value).isdecimal()), None)
-        if status is not None:
-            return int(status)
-    return None
+    """The status that a store answered with."""
+    return next((status for each in _chain(error) if (status := _own_status(each)) is not None), None)
+
+
+def _own_status(error: BaseException) -> int | None:
+    """Where botocore, azure, aiohttp and gcsfs keep it."""
+    response = getattr(error, "response", None)
+    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    found = [
+        metadata.get("HTTPStatusCode"),
+        *(getattr(error, name, None) for name in ("status_code", "status", "code")),
+    ]
+    return next((int(str(value)) for value in found if str(value).isdecimal()), None)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -421,6 +421,7 @@ MANIFEST_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "Object `totals`": (Totals,),
     "Object `holdout`": (crossing.Holdout,),
     "Object `certificate`": (crossing.Certificate, crossing.Difference),
+    "Object `parent`": (crossing.Parent,),
 }
 
 CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
