@@ -2,10 +2,11 @@
 
 import hashlib
 import posixpath
+import re
 from dataclasses import fields
 from datetime import datetime
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime
 
 from pipeline.blocks import BlockKey, SourceFile, Unit
 from pipeline.encoders.compare import EngineDifference
@@ -17,6 +18,7 @@ from schemas.rejects import Reason
 from schemas.store import Folder
 
 _PUBLISHED = "published"
+_STATE = re.compile(rb'\{"sha256":"([0-9a-f]{64})",(.*)', re.DOTALL)
 
 
 class BlockInfo(Record):
@@ -64,6 +66,20 @@ class BlockState(Record):
     finished: AwareDatetime  # when its files were there
 
 
+def encode_state(state: BlockState) -> bytes:
+    """JSON, with the sha256 of all the rest in front: a count that was damaged would be published."""
+    data = state.model_dump_json().encode()
+    return b'{"sha256":"%s",%s' % (hashlib.sha256(data).hexdigest().encode(), data[1:])
+
+
+def decode_state(data: bytes) -> BlockState:
+    """Raises ValueError for what is not as it was written."""
+    found = _STATE.fullmatch(data)
+    if found is None or hashlib.sha256(b"{" + found[2]).hexdigest().encode() != found[1]:
+        raise ValueError("a damaged state")
+    return BlockState.model_validate_json(b"{" + found[2])
+
+
 def unit_sha256(unit: Unit) -> str:
     names = [field.name for field in fields(SourceFile) if field.name != "profile"]
     stretches = [
@@ -95,7 +111,7 @@ class StateStore:
         earlier = self.load(state.info.key)
         if earlier is not None and earlier.info.unit_sha256 == state.info.unit_sha256:
             _check_attempts(earlier.info, state.info)
-        self.output.write(posixpath.join(self.folder, f"{state.info.key.name}.json"), state.model_dump_json().encode())
+        self.output.write(posixpath.join(self.folder, f"{state.info.key.name}.json"), encode_state(state))
 
     def load(self, key: BlockKey) -> BlockState | None:
         """None where the block is not finished."""
@@ -104,14 +120,14 @@ class StateStore:
     def read(self, name: str) -> BlockState | None:
         """The state in a file of this folder; a file that is damaged, or no block's state, counts as none."""
         try:
-            return BlockState.model_validate_json(self.output.read(posixpath.join(self.folder, name)))
-        except (FileNotFoundError, ValidationError):
+            return decode_state(self.output.read(posixpath.join(self.folder, name)))
+        except (FileNotFoundError, ValueError):
             return None
 
     def load_whole(self, key: BlockKey, unit: Unit, *, by_hash: bool = False) -> BlockState | None:
         """The state of a block of this very unit whose files are there, each with its size, or its sha256."""
         state = self.load(key)
-        if state is None or state.info.unit_sha256 != unit_sha256(unit):
+        if state is None or state.info.key.name != key.name or state.info.unit_sha256 != unit_sha256(unit):
             return None
         return state if all(_is_whole(self.output, file, by_hash) for file in state.info.files) else None
 

@@ -1,14 +1,18 @@
 """What will be read, and by how many: files from the config's paths, cut into units for the workers."""
 
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
+
+from fsspec.core import split_protocol, strip_protocol
 
 from pipeline.blocks import SourceFile, Stretch, Unit
 from pipeline.config import BuildConfig
 from pipeline.readers.listing import list_files
 from pipeline.readers.parquet import row_group_bytes
+from schemas.errors import ConfigError
 
 WARN_BYTES = 2**30
 """A unit above this that cannot be split is warned of."""
@@ -35,6 +39,7 @@ def plan_sources(config: BuildConfig) -> SourcePlan:
     """Lists the sources, and reads the footers of Parquet files. Raises ConfigError, and DatasetError for a footer
     that cannot be read."""
     files = [file for setting, source in enumerate(config.sources) for file in list_files(setting, source)]
+    _refuse_output(config, files)
     units: list[Unit] = []
     for setting, indexed in groupby(enumerate(files), key=lambda item: item[1].setting):
         limit = config.sources[setting].limit
@@ -45,6 +50,22 @@ def plan_sources(config: BuildConfig) -> SourcePlan:
         ]
     warnings = (_warning(file) for file in files if config.sources[file.setting].limit is None)
     return SourcePlan(tuple(files), tuple(units), tuple(warning for warning in warnings if warning))
+
+
+def _refuse_output(config: BuildConfig, files: Iterable[SourceFile]) -> None:
+    """Raises ConfigError for a source that a build has written itself, such as its rejects."""
+    output = posixpath.join(_full_name(config.output), "")
+    found = next((file for file in files if _full_name(file.url).startswith(output)), None)
+    if found is not None:
+        raise ConfigError(
+            f"sources.{found.setting}.path: it matches {found.url}, which is in the output folder; give a narrower "
+            "pattern, or an output outside of the sources"
+        )
+
+
+def _full_name(url: str) -> str:
+    path: str = strip_protocol(url)
+    return f"{split_protocol(url)[0] or 'file'}://{posixpath.normpath(path)}"
 
 
 def _cut(index: int, file: SourceFile, block_bytes: int) -> list[_Part]:

@@ -47,6 +47,10 @@ def load_chain(folder: Folder, generation: Generation = "latest") -> list[Manife
             if chain and generation == "latest":
                 break
             raise DatasetError(_missing(folder, chain)) from error
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise DatasetError(
+                f"{folder.shown}/{name} cannot be read: {error}; give the folder of a data set"
+            ) from error
         manifest = decode_manifest(data, f"{folder.shown}/{name}")
         _check_child(folder, manifest, chain, digest)
         chain.append(manifest)

@@ -16,9 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from schemas.errors import ConfigError
+from schemas.yaml_text import load_yaml
 
 VARIABLE = "PACKLINE_PROFILES"
 DEFAULT_FILE = "~/.config/packline/profiles.yaml"
@@ -31,7 +30,7 @@ def storage_options(profile: str | None) -> Mapping[str, Any]:
     path = Path(os.environ.get(VARIABLE) or DEFAULT_FILE).expanduser()
     try:
         profiles = _read(path, path.stat().st_mtime_ns)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"profile {profile!r}: {path} cannot be read ({type(error).__name__}); {VARIABLE} names the profiles' file"
         ) from None  # a YAML error quotes the line, which may hold a secret
@@ -44,4 +43,4 @@ def storage_options(profile: str | None) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, _modified: int) -> Any:
-    return yaml.safe_load(path.read_bytes())
+    return load_yaml(path.read_text("utf-8"))

@@ -101,13 +101,11 @@ def http_status(error: BaseException) -> int | None:
 
 
 def _own_status(error: BaseException) -> int | None:
-    """Where botocore, azure, aiohttp and gcsfs keep it."""
+    """Where botocore, azure, aiohttp, gcsfs and huggingface_hub keep it."""
     response = getattr(error, "response", None)
     metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    found = [
-        metadata.get("HTTPStatusCode"),
-        *(getattr(error, name, None) for name in ("status_code", "status", "code")),
-    ]
+    others = (getattr(error, name, None) for name in ("status_code", "status", "code"))
+    found = (metadata.get("HTTPStatusCode"), getattr(response, "status_code", None), *others)
     return next((int(str(value)) for value in found if str(value).isdecimal()), None)
 
 

@@ -10,7 +10,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.blocks import SourceFile
-from schemas.errors import DatasetError, StoreError
+from schemas.errors import DatasetError
 from schemas.file_system import find_file_system
 from schemas.range_file import open_ranges
 from schemas.retry import call_store
@@ -83,7 +83,7 @@ def open_file(file: SourceFile, expected_end: int | None = None) -> Iterator[Bin
     try:
         with _open(file, expected_end) as stream:
             yield stream
-    except StoreError:
+    except (DatasetError, OSError):  # of a file that is another by now it says little
         check_unchanged(file)
         raise
     check_unchanged(file)
@@ -113,5 +113,6 @@ def reading(file: SourceFile, *errors: type[Exception]) -> Iterator[None]:
             raise
         kind = file.compression or file.format
         raise DatasetError(
-            f"{file.url}: damaged or cut short, or not {kind} at all: {error}; replace the file, or leave it out"
+            f"{file.url}: damaged or cut short, or not {kind} at all: {error or type(error).__name__}; "
+            "replace the file, or leave it out"
         ) from error

@@ -63,7 +63,11 @@ def _match(where: str, pattern: str, profile: str | None) -> list[_Match]:
     except (ValueError, OSError) as error:
         raise ConfigError(f"{where}.path: {pattern!r} cannot be listed: {error}") from error
     if not matches:
-        more = "no file, only folders; add what to take in them, such as /*.jsonl" if found else "nothing; check it"
+        more = (
+            "no file, only folders, pipes or devices; add what to take in a folder, such as /*.jsonl"
+            if found
+            else "nothing; check it"
+        )
         raise ConfigError(f"{where}.path: {pattern!r} matches {more}")
     return matches
 

@@ -19,6 +19,12 @@ from schemas.store import Folder
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(params=["moto", "juicefs"])
+def s3_store(request: pytest.FixtureRequest) -> Store:
+    store: Store = request.getfixturevalue(f"{request.param}_store")
+    return store
+
+
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
     return make_two_builds(tmp_path_factory.mktemp("builds"))

@@ -1,6 +1,7 @@
 """Builds from and onto object stores."""
 
 import json
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from building import QWEN, run_packline, small_rows, write_config
 from servers import KEY, SECRET, Store
 
 from pipeline.build_plan import BuildPlan, plan_build
+from pipeline.cli import main
 from pipeline.config import BuildConfig, load_config
 from pipeline.launch import build
 from pipeline.readers import read_blocks
@@ -24,6 +26,7 @@ from schemas.errors import ConfigError, StoreError
 from schemas.store import Folder
 
 pytestmark = pytest.mark.slow
+QUICK: dict[str, Any] = {"certify": "none", "engine": "reference"}
 
 
 def put_sources(folder: Folder) -> list[dict[str, Any]]:
@@ -52,9 +55,7 @@ def built(moto_store: Store, juicefs_store: Store, tmp_path_factory: pytest.Temp
     project = tmp_path_factory.mktemp("project")
     sources = put_sources(moto_store.new_folder())
     folders = (Folder(f"file://{project}/out"), moto_store.new_folder(), juicefs_store.new_folder())
-    path = write_config(
-        project, sources=sources, output=folders[1].url, output_profile="moto", certify="none", holdout=0.1
-    )
+    path = write_config(project, sources=sources, output=folders[1].url, output_profile="moto", holdout=0.1, **QUICK)
     for folder in folders[::2]:
         config = load_config(path, [f"output={folder.url}", f"output_profile={folder.profile or 'null'}"])
         plan = build(config, workers=1).plan
@@ -85,21 +86,20 @@ def test_a_second_build_finds_the_first(built: Built) -> None:
     assert not build(config, workers=1).built
 
 
-def test_no_secret_is_written_printed_or_sent(built: Built) -> None:
-    stored = {
-        f"{folder.url}/{file.name}": folder.read(file.name) for folder in built.folders for file in folder.files("")
-    }
-    planned = run_packline("--debug", "plan", "config.yaml", cwd=built.project)
-    failed = run_packline(
-        "--debug", "build", "config.yaml", "--set", "output=s3://no-such-bucket/x", "--workers", "1", cwd=built.project
-    )
-    assert planned.returncode == 0
-    assert failed.returncode != 0
-    assert "no-such-bucket" in failed.stderr
+def test_no_secret_is_written_printed_or_sent(
+    built: Built, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(built.project)
+    assert main(["plan", "config.yaml"]) == 0
+    told = capfd.readouterr().out
+    assert built.folders[1].url in told
+    with pytest.raises(ConfigError, match="no-such-bucket") as failed:
+        main(["--debug", "build", "config.yaml", "--set", "output=s3://no-such-bucket/x", "--workers", "1"])
+    told += "".join(traceback.format_exception(failed.value)) + "".join(capfd.readouterr())
     sent = cloudpickle.dumps((built.plan, BuildDataset(built.plan)))
     assert b"moto" in sent  # the profile's name, by which a worker finds it
-    told = [built.printed, planned.stdout, planned.stderr, failed.stdout, failed.stderr]
-    for data in (*stored, sent, *(text.encode() for text in told)):
+    stored = [folder.read(file.name) for folder in built.folders for file in folder.files("")]
+    for data in (*stored, sent, built.printed.encode(), told.encode()):
         assert KEY.encode() not in data
         assert SECRET.encode() not in data
 
@@ -130,3 +130,15 @@ def test_outputs_that_are_refused(output: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="output") as caught:
         plan_build(config)
     assert "secret" not in str(caught.value)
+
+
+def test_memory_is_for_one_process(tmp_path: Path) -> None:
+    sources = put_sources(Folder(f"memory://{tmp_path.name}"))
+    config = load_config(
+        write_config(tmp_path, sources=sources, output=f"memory://{tmp_path.name}/out", certify="none")
+    )
+    for options in ({"workers": 2}, {"workers": 1, "runner": "PrismRunner"}):
+        with pytest.raises(ConfigError, match="memory:// is seen by one process alone"):
+            build(config, **options)
+    assert build(config, workers=1).built
+    assert list(verify(config.output, deep=True)) == []

@@ -1,4 +1,4 @@
-"""Folders on real S3 servers."""
+"""Folders on servers that speak as stores do."""
 
 import pytest
 from servers import Store
@@ -6,8 +6,8 @@ from servers import Store
 pytestmark = pytest.mark.slow
 
 
-def test_what_is_written_is_read(s3_store: Store) -> None:
-    folder = s3_store.new_folder()
+def test_what_is_written_is_read(object_store: Store) -> None:
+    folder = object_store.new_folder()
     data = bytes(range(256)) * 100_000
     folder.write("deep/a", data)
     folder.write("deep/a", data[::-1])
@@ -24,10 +24,10 @@ def test_what_is_written_is_read(s3_store: Store) -> None:
         folder.read("deep/a")
 
 
-def test_a_second_is_not_created(s3_store: Store) -> None:
-    folder = s3_store.new_folder()
+def test_a_second_is_not_created(object_store: Store) -> None:
+    folder = object_store.new_folder()
     assert folder.create("a", b"one")
     assert folder.create("a", b"one")
     refused = not folder.create("a", b"two")
-    assert refused == (s3_store.profile == "moto")
+    assert refused == (object_store.profile != "juicefs")
     assert folder.read("a") == (b"one" if refused else b"two")

@@ -26,6 +26,12 @@ class AzureError(Exception):
         self.status_code = status
 
 
+class HubError(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__("words")
+        self.response = AzureError(status)  # which has the status as an HTTP library's answer has it
+
+
 class GoogleError(Exception):
     def __init__(self, status: int) -> None:
         super().__init__("words")
@@ -60,7 +66,11 @@ def translated(cause: Exception) -> OSError:
 
 
 PASSING = [
-    *(make(status) for make in (BotoError, AzureError, GoogleError) for status in (408, 429, 500, 502, 503, 504)),
+    *(
+        make(status)
+        for make in (BotoError, AzureError, HubError, GoogleError)
+        for status in (408, 429, 500, 502, 503, 504)
+    ),
     BotoError(409),
     translated(BotoError(503)),
     OSError(errno.EBUSY, "Please reduce your request rate."),
@@ -71,7 +81,7 @@ PASSING = [
     ShortAnswer(),
 ]
 LASTING = [
-    *(make(status) for make in (BotoError, AzureError, GoogleError) for status in (400, 401, 403, 412, 501)),
+    *(make(status) for make in (BotoError, AzureError, HubError, GoogleError) for status in (400, 401, 403, 412, 501)),
     translated(BotoError(400)),
     PermissionError(errno.EACCES, "Access Denied"),
     OSError(errno.ENOSPC, "No space left"),

