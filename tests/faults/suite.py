@@ -30,7 +30,7 @@ def every_kind() -> tuple[Schedule, ...]:
         Schedule(9, "wrapper", faults=(Fault("store: cuts what is written", "truncate", "write", "shard", 2),)),
         Schedule(10, "disk", faults=(Fault("a byte flipped before publishing", "flip", "write", "shard", 2),)),
         Schedule(11, "disk", damage="shard"),
-        Schedule(12, "wrapper", faults=(Fault("a source grows", "grow", "open", "source", 9),)),
+        Schedule(12, "wrapper", faults=(Fault("a source grows", "grow", "open", "source", 9),), damage="cache"),
         Schedule(13, "disk", faults=(Fault("a source changes", "change", "open", "source", 7),)),
         Schedule(14, "wrapper", faults=(Fault("a source disappears", "remove", "write", "mark", 1),)),
         Schedule(15, "wrapper", faults=(Fault("store: an error", "fail", "write", "tokenizer", 2),)),
