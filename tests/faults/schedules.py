@@ -127,7 +127,7 @@ def _fails_to_read(draw: _Draw) -> None:
 
 
 def _stalls(draw: _Draw) -> None:
-    draw.write("store: stalls", "stall", times=draw.rng.choice((1, 2)))
+    draw.write("store: stalls", "stall", times=draw.rng.choice((1, 2, FOR_EVER)))
 
 
 def _refuses_for_a_while(draw: _Draw) -> None:
