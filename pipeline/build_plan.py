@@ -20,6 +20,7 @@ from pipeline.plan import plan_sources
 from pipeline.recipe import Recipe, Tools, keep_tools, load_recipe, load_tools, make_dataset_id
 from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
+from schemas.file_system import absolute_url
 from schemas.manifest import Certificate
 from schemas.store import Folder
 from schemas.urls import check_url
@@ -70,6 +71,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     """Reads the tokenizer and lists the sources; writes nothing. The reference library encodes, until `with_engine`
     chooses another. Raises ConfigError."""
     check_output(config.output)
+    config = config.model_copy(update={"output": absolute_url(config.output)})
     recipe, tools = load_recipe(config)
     tokenizer, formatter = tools.tokenizer, tools.formatter
     sources = plan_sources(config)

@@ -2,13 +2,15 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from pipeline.arguments import age, positive
-from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.failures import BlockFailure, BudgetExceeded, RunnerFailed
+from pipeline.runner_choice import EMBEDDED, choose_runner
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
@@ -71,7 +73,7 @@ def _add_dataset(command: argparse.ArgumentParser) -> None:
 
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
-    command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
+    command.add_argument("--runner", default=EMBEDDED, help="a Beam runner (default: %(default)s)")
     command.add_argument("--workers", type=positive, help="processes; default: as many as cores, at most the units")
     command.add_argument(
         "--check", action="store_true", help="compare what is there by its sha256, and build again what differs"
@@ -134,7 +136,8 @@ def _add_clean(commands: Commands) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
-    with started_pool(args.runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
+    runner = choose_runner(args.runner)
+    with started_pool(runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
         from pipeline.config import load_config
         from pipeline.console import make_console
         from pipeline.launch import build
@@ -142,7 +145,7 @@ def _build(args: argparse.Namespace) -> int:
 
         result = build(
             load_config(args.config, args.overrides),
-            runner=args.runner,
+            runner=runner,
             workers=args.workers,
             beam_args=args.beam_args,
             console=make_console(stderr=True),
@@ -232,6 +235,7 @@ def _clean(args: argparse.Namespace) -> int:
 def run() -> None:
     """The console script: main(), and no waiting for what is left behind: Beam's threads, all the modules."""
     collect_rarely()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -272,7 +276,7 @@ def _explain(error: Exception) -> int:
         code = FAILED
     if isinstance(error, BlockFailure):
         text = error.message
-    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded):
+    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded | RunnerFailed):
         text = str(error)
     elif isinstance(error, ModuleNotFoundError):
         text = f"{error}; install what the pipeline needs with: pip install 'packline[pipeline]'"

@@ -65,7 +65,7 @@ class _Draw:
 
     def nth(self, file: FileKind) -> int:
         """Of so many such files the clean build writes."""
-        most = {"shard": 12, "reject": 3, "state": 8, "mark": 8, "manifest": 1, "tokenizer": 6, "source": 8, "other": 2}
+        most = {"shard": 12, "reject": 3, "state": 8, "mark": 8, "manifest": 1, "tokenizer": 6, "source": 8, "other": 4}
         return self.rng.randint(1, most[file])
 
     def write(self, kind: str, act: str, file: FileKind | None = None, times: int = 1, moment: str = "before") -> None:
