@@ -40,9 +40,9 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
 
     `loss_policy` is a policy, a preset's name, or terms as YAML. With `holdout` the packs are those of the holdout
     shards. `columns`: make these alone. `profile` and `generation` as in the trainer's config; shards on a store are
-    kept in the folder `cache`. Raises DatasetError for a data set that cannot be read and for a damaged shard when it is
-    first used, ConfigError for a policy that trains nothing and for columns that are not there. Pickles; a copy opens
-    the shards anew, at the same generation.
+    kept in the folder `cache`. Raises DatasetError for a data set that cannot be read and for a damaged shard, when it
+    is first used; ConfigError for a policy that trains nothing and for columns that are not there. Pickles; a copy
+    opens the shards anew, at the same generation.
     """
 
     def __init__(
