@@ -56,7 +56,7 @@ def _short(value: Any) -> str:
 
 def _source_changes(old: Sequence[Source], plan: BuildPlan) -> list[str]:
     before = {source.path: (source.size, source.etag, source.mtime) for source in old}
-    after = {file.url: (file.size, file.etag, file.mtime) for file in plan.files}
+    after = {file.url: (file.size, file.etag, file.mtime) for file in plan.files.values()}
     changed = [path for path in after if path in before and before[path] != after[path]]
     groups = {
         "added": [path for path in after if path not in before],

@@ -65,18 +65,33 @@ def build(
         published = find_published(plan)
         if published is not None:
             return BuildResult(published, plan, False, workers, facts)
-        plan, engine = with_engine(plan, config.engine)
-        for warning in (*engine.warnings, *check_first_rows(plan)):
-            console.print(f"warning: {warning}", highlight=False, markup=False)
-        check_writable(plan.output)
-        run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
-        try:
-            run(plan)
-        except EnginesDiffer as error:
-            plan = _without_fast_engine(plan, error, console)
-            run(plan)
-        facts.published = plan.state.published()
-    result = BuildResult(load_manifest(plan.output), plan, True, workers, facts)
+        return run_plan(plan, runner, workers, beam_args, pool, console, facts, debug=debug)
+
+
+def run_plan(
+    plan: BuildPlan,
+    runner: str,
+    workers: int,
+    beam_args: Sequence[str],
+    pool: WorkerPool | None,
+    console: Console,
+    facts: RunFacts,
+    *,
+    debug: bool,
+) -> BuildResult:
+    """Run the pipeline of a plan, which publishes what it makes. Raises as `build` does."""
+    plan, engine = with_engine(plan, plan.recipe.config.engine)
+    for warning in (*engine.warnings, *check_first_rows(plan)):
+        console.print(f"warning: {warning}", highlight=False, markup=False)
+    check_writable(plan.output)
+    run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
+    try:
+        run(plan)
+    except EnginesDiffer as error:
+        plan = _without_fast_engine(plan, error, console)
+        run(plan)
+    facts.published = plan.state.published()
+    result = BuildResult(load_manifest(plan.output, plan.generation.number), plan, True, workers, facts)
     _write_run_facts(result, runner)
     return result
 

@@ -13,8 +13,8 @@ from pipeline.serving import write_tokenizer_folder
 from pipeline.terminators import check_terminated
 from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import DatasetError
+from schemas.generations import NewGeneration
 from schemas.manifest import (
-    MANIFEST,
     Certificate,
     Channels,
     Holdout,
@@ -30,14 +30,21 @@ from schemas.manifest import (
     add_histograms,
     add_turns,
     load_manifest,
+    manifest_name,
 )
 from schemas.store import Folder
 
 Key = TypeVar("Key", bound=str)
 
 
-def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceFile], recipe: Recipe) -> Manifest:
-    """Write the manifest, once; where it is there already, it must be this one.
+def publish(
+    infos: Iterable[BlockInfo],
+    unit_count: int,
+    files: Mapping[int, SourceFile],
+    recipe: Recipe,
+    generation: NewGeneration,
+) -> Manifest:
+    """Write the generation's manifest, once; where it is there already, it must be this one.
 
     Raises BudgetExceeded where too many rows are rejects or too few turns have an end; DatasetError where a block is
     missing, came out differently on two attempts, lost its shard, or another data set was published into the folder
@@ -47,19 +54,19 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
     blocks = complete_blocks(infos, unit_count)
     for info in blocks:
         refuse_engine_difference(info, files, recipe)
-    manifest = make_manifest(blocks, files, recipe)
+    manifest = make_manifest(blocks, files, recipe, generation)
     check_budget(manifest, recipe.config.max_reject_fraction)
     open_turns = tuple(turn for info in blocks for turn in info.turns.open_turns)
     check_terminated(
         TurnAudit(counts=manifest.turns.sources, open_turns=open_turns), files, recipe, "Nothing is published"
     )
     if manifest.certificate:
-        urls = [file.url for file in files]
+        urls = {source: file.url for source, file in files.items()}
         refuse_differences(manifest.certificate, urls, allowed=recipe.config.allow_differences)
     _check_files(blocks, output)
     write_tokenizer_folder(recipe, load_tools(recipe), output)
-    if not output.create(MANIFEST, manifest.encode()):
-        published = load_manifest(output)
+    if not output.create(manifest_name(generation.number), manifest.encode()):
+        published = load_manifest(output, generation.number)
         if (published.id, published.shards) != (manifest.id, manifest.shards):
             raise DatasetError(
                 f"{output.shown}: another data set ({published.id[:12]}) was published here during this build "
@@ -68,7 +75,7 @@ def publish(infos: Iterable[BlockInfo], unit_count: int, files: Sequence[SourceF
     return manifest
 
 
-def refuse_engine_difference(info: BlockInfo, files: Sequence[SourceFile], recipe: Recipe) -> None:
+def refuse_engine_difference(info: BlockInfo, files: Mapping[int, SourceFile], recipe: Recipe) -> None:
     """Raises BlockFailure for a block in which the fast engine made other ids of a text than the reference."""
     found = info.difference
     if found is not None:
@@ -112,7 +119,10 @@ def check_budget(manifest: Manifest, allowed: float) -> None:
         )
 
 
-def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], recipe: Recipe) -> Manifest:
+def make_manifest(
+    blocks: Sequence[BlockInfo], files: Mapping[int, SourceFile], recipe: Recipe, generation: NewGeneration
+) -> Manifest:
+    """`files` are the generation's own, by index of source."""
     config = recipe.config
     tools = load_tools(recipe)
     tokenizer = tools.tokenizer
@@ -121,7 +131,7 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
     packs, tokens = sum(shard.packs for shard in shards), sum(shard.tokens for shard in shards)
     rejects = _add_counts(info.rejects for info in blocks)
     return Manifest(
-        id=make_dataset_id(recipe, files),
+        id=make_dataset_id(recipe, files.values(), generation.parent),
         recipe_id=recipe.id,
         seq_len=config.seq_len,
         vocab_size=tokenizer.encoder.vocab_size,
@@ -138,7 +148,7 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
         chat_template=_template_facts(recipe),
         clock=config.day,
         config=resolved_config(config),
-        sources=[_source(file, rows.get(str(index), 0)) for index, file in enumerate(files)],
+        sources=[_source(file, rows.get(str(index), 0)) for index, file in files.items()],
         shards=shards,
         holdout=_holdout(blocks, config.holdout),
         rejects=Rejects(counts=rejects, files=[info.reject_file for info in blocks if info.reject_file]),
@@ -155,8 +165,8 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
         ),
         fill=round(tokens / (packs * config.seq_len), 6) if packs else 0.0,
         certificate=_certificate(blocks),
-        generation=0,
-        parent=None,
+        generation=generation.number,
+        parent=generation.parent,
     )
 
 

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -23,6 +23,7 @@ from pipeline.encoders.loaded import LoadedTokenizer
 from pipeline.tokenize import DocumentTokenizer
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import Parent
 from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, canonical_sha256, dataset_id
 from schemas.store import without_secrets
 
@@ -111,9 +112,10 @@ def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
     return {**{key: values[key] for key in RECIPE_FIELDS}, **given}
 
 
-def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
+def make_dataset_id(recipe: Recipe, files: Iterable[SourceFile], parent: Parent | None = None) -> str:
     keys = ("setting", "size", "etag", "mtime")
-    return dataset_id(recipe.id, [{"path": file.url} | {key: getattr(file, key) for key in keys} for file in files])
+    sources = [{"path": file.url} | {key: getattr(file, key) for key in keys} for file in files]
+    return dataset_id(recipe.id, sources, parent.sha256 if parent else None)
 
 
 def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter | None:
@@ -214,8 +216,8 @@ def load_tools(recipe: Recipe) -> Tools:
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:
     """The config as the manifest keeps it: every default filled in, without the output, the engine (the manifest's
-    tokenizer says which one ran) and secrets."""
-    values = config.model_dump(mode="json", exclude={"output", "engine"}) | {"clock": config.day}
+    tokenizer says which one ran), what only `watch` looks at, and secrets."""
+    values = config.model_dump(mode="json", exclude={"output", "engine", "watch"}) | {"clock": config.day}
     for source in values["sources"]:
         paths = source["path"]
         source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]

@@ -114,11 +114,11 @@ def print_plan(plan: BuildPlan, engine: EngineChoice, console: Console) -> None:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     table = Table("file", "format", "bytes", "units", box=None, pad_edge=False)
     units = _units_by_file(plan)
-    for index, file in enumerate(plan.files):
+    for index, file in plan.files.items():
         compression = f" ({file.compression})" if file.compression else ""
         table.add_row(file.url, f"{file.format}{compression}", f"{file.size:,}", f"{units.get(index, 0)}")
     console.print(table)
-    total = sum(file.size for file in plan.files)
+    total = sum(file.size for file in plan.files.values())
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_row("files", f"{len(plan.files)}, {total:,} bytes")
     facts.add_row("units", f"{len(plan.units)}, blocks of up to {config.block_bytes:,} bytes")

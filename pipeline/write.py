@@ -17,8 +17,10 @@ from schemas.shard import Packs, ShardMeta, write_shard
 from schemas.store import Folder
 
 
-def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: Folder) -> BlockInfo:
-    name = block.key.name
+def write_block(
+    block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: Folder, generation_tag: str = ""
+) -> BlockInfo:
+    name = f"{generation_tag}-{block.key.name}".lstrip("-")
     return BlockInfo(
         unit=block.key.unit,
         block=block.key.block,
