@@ -20,7 +20,7 @@ from pipeline.plan import cut_files, list_sources
 from pipeline.recipe import Recipe, Tools, keep_tools, load_recipe, load_tools, make_dataset_id
 from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
-from schemas.generations import NewGeneration
+from schemas.generations import FIRST_GENERATION, NewGeneration
 from schemas.manifest import Certificate
 from schemas.store import Folder
 
@@ -35,7 +35,7 @@ class BuildPlan:
     converters: tuple[Converter, ...]  # by entry of the config's `sources`; a custom one travels with its code
     files: Mapping[int, SourceFile] = field(default_factory=dict)  # by index of source
     units: tuple[Unit, ...] = ()
-    generation: NewGeneration = NewGeneration()
+    generation: NewGeneration = FIRST_GENERATION
     warnings: tuple[str, ...] = ()
     unflagged_controls: tuple[str, ...] = ()  # control tokens that the tokenizer does not flag special
     certificate: Certificate | None = None  # empty: that of a block without a sampled row; None: nothing is compared
@@ -71,7 +71,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     return plan_files(plan_recipe(config), list_sources(config))
 
 
-def plan_files(plan: BuildPlan, files: Sequence[SourceFile], generation: NewGeneration = NewGeneration()) -> BuildPlan:
+def plan_files(plan: BuildPlan, files: Sequence[SourceFile], generation: NewGeneration = FIRST_GENERATION) -> BuildPlan:
     """A plan for these files under the same recipe. Raises DatasetError for a Parquet file without a footer."""
     sources = cut_files(files, plan.recipe.config, generation.first_source)
     return replace(

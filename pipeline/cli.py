@@ -11,6 +11,7 @@ from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
+from schemas.generations import Generation
 
 BUILT, FAILED, BAD_CONFIG, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -33,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks and Beam's log")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_build(commands)
+    _add_watch(commands)
     _add_config_command(commands, "plan", _plan, "list files, blocks and what is built already; write nothing")
     _add_preview(commands)
     _add_inspect(commands)
@@ -64,6 +66,17 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
+    _add_runner(command)
+
+
+def _add_watch(commands: Commands) -> None:
+    summary = "build a data set that grows: what appears under the sources goes into further generations"
+    command = _add_config_command(commands, "watch", _watch, summary)
+    command.add_argument("--once", action="store_true", help="take the files that are complete by now, and end")
+    _add_runner(command)
+
+
+def _add_runner(command: argparse.ArgumentParser) -> None:
     command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
     command.add_argument("--workers", type=_positive, help="processes; default: as many as cores, at most the units")
 
@@ -84,7 +97,7 @@ def _add_preview(commands: Commands) -> None:
 def _add_inspect(commands: Commands) -> None:
     summary = "show what a data set holds"
     command = commands.add_parser("inspect", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     command.add_argument("--pack", type=int, metavar="N", help="decode pack N, with its documents' borders")
     command.add_argument("--holdout", action="store_true", help="count and decode the holdout's packs; needs --pack")
     command.set_defaults(run=_inspect)
@@ -93,7 +106,7 @@ def _add_inspect(commands: Commands) -> None:
 def _add_verify(commands: Commands) -> None:
     summary = "check a data set against its manifest"
     command = commands.add_parser("verify", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     command.add_argument("--deep", action="store_true", help="read every token: hashes, ids, channels, totals")
     command.set_defaults(run=_verify)
 
@@ -101,10 +114,25 @@ def _add_verify(commands: Commands) -> None:
 def _add_certify(commands: Commands) -> None:
     summary = "compare every row of a data set with what transformers makes of it"
     command = commands.add_parser("certify", help=summary, description=summary)
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    _add_dataset(command)
     _add_config(command)
     command.add_argument("-n", type=_positive, metavar="ROWS", help="rows of each source (default: all)")
     command.set_defaults(run=_certify)
+
+
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+    command.add_argument(
+        "--generation", type=_generation, default="latest", metavar="N", help="as it was at this one (default: latest)"
+    )
+
+
+def _generation(text: str) -> Generation:
+    if text == "latest":
+        return "latest"
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is neither a number from 0 up nor `latest`")
+    return int(text)
 
 
 def _positive(text: str) -> int:
@@ -131,6 +159,26 @@ def _build(args: argparse.Namespace) -> int:
             pool=pool,
         )
     print_summary(result, make_console())
+    return BUILT
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from pipeline.config import load_config
+    from pipeline.console import make_console
+    from pipeline.watch.loop import watch
+    from pipeline.watch.stop import stop_on_signals
+
+    with stop_on_signals() as stop:
+        watch(
+            load_config(args.config, args.overrides),
+            once=args.once,
+            runner=args.runner,
+            workers=args.workers,
+            beam_args=args.beam_args,
+            console=make_console(stderr=True),
+            debug=args.debug,
+            stop=stop,
+        )
     return BUILT
 
 
@@ -166,11 +214,11 @@ def _inspect(args: argparse.Namespace) -> int:
     from pipeline.inspect import print_dataset, print_pack
 
     if args.pack is not None:
-        print_pack(args.dataset, args.pack, make_console(), holdout=args.holdout)
+        print_pack(args.dataset, args.pack, make_console(), holdout=args.holdout, generation=args.generation)
     elif args.holdout:
         raise ConfigError("--holdout shows a pack of the holdout; say which one with --pack N")
     else:
-        print_dataset(args.dataset, make_console())
+        print_dataset(args.dataset, make_console(), generation=args.generation)
     return BUILT
 
 
@@ -178,7 +226,7 @@ def _verify(args: argparse.Namespace) -> int:
     from pipeline.verify import verify
 
     problems = 0
-    for problem in verify(args.dataset, deep=args.deep):
+    for problem in verify(args.dataset, deep=args.deep, generation=args.generation):
         problems += 1
         print(problem)
     if problems:
@@ -195,7 +243,8 @@ def _certify(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
     from pipeline.console import make_console
 
-    report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n)
+    config = load_config(args.config, args.overrides)
+    report = certify_dataset(args.dataset, config, args.n, generation=args.generation)
     print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
 
@@ -218,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except KeyboardInterrupt:
-        print("interrupted; build again to go on from the finished blocks", file=sys.stderr)
+        print("interrupted; start again to go on from the finished blocks", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if args.debug:

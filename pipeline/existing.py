@@ -7,6 +7,7 @@ from pipeline.block_info import are_there
 from pipeline.build_plan import BuildPlan
 from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
+from schemas.generations import load_dataset
 from schemas.manifest import MANIFEST, Manifest, Source, load_manifest
 
 
@@ -20,8 +21,11 @@ def find_published(plan: BuildPlan) -> Manifest | None:
     manifest = load_manifest(plan.output)
     if manifest.id == plan.dataset_id:
         return manifest if _is_whole(plan, manifest) else None
+    whole = load_dataset(plan.output)
     advice = "give another folder with --set output=..., or remove this one first"
-    raise ConfigError(f"{plan.output.shown} holds {what_differs(plan, manifest)}: {advice}")
+    if whole.recipe_id == plan.recipe.id:
+        advice = f"`packline watch --once` takes files that are new into a generation of their own; or {advice}"
+    raise ConfigError(f"{plan.output.shown} holds {what_differs(plan, whole)}: {advice}")
 
 
 def what_differs(plan: BuildPlan, manifest: Manifest) -> str:
@@ -64,7 +68,7 @@ def _source_changes(old: Sequence[Source], plan: BuildPlan) -> list[str]:
         "changed": changed,
     }
     lines = [f"{name}: {_listed(paths)}" for name, paths in groups.items() if paths]
-    return lines or ["the same files in another order"]
+    return lines or ["the same files in another order, or in several generations"]
 
 
 def _listed(paths: Sequence[str], most: int = 5) -> str:

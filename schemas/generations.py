@@ -63,8 +63,8 @@ class Link:
 
 @dataclass(frozen=True)
 class NewGeneration:
-    """Where a generation goes that is not there yet: its number, its parent, and how many sources come before its own.
-    Without anything said it is the first."""
+    """Where a generation goes that is not there yet: its number, its parent, and how many sources come before its
+    own."""
 
     number: int = 0
     parent: Parent | None = None
@@ -74,6 +74,9 @@ class NewGeneration:
     def tag(self) -> str:
         """What tells its files from those of the others: nothing for the first, then g0001 and so on."""
         return f"g{self.number:04}" if self.number else ""
+
+
+FIRST_GENERATION = NewGeneration()
 
 
 def read_links(folder: Folder, after: Link | None = None) -> Iterator[Link]:

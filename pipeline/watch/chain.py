@@ -13,11 +13,13 @@ class PublishedChain:
         self._output = output
         self.last: Link | None = None
         self.taken: dict[Place, Stamp] = {}
+        self._sources = 0
 
     def read_on(self) -> None:
         """Read the generations that were published since. Raises DatasetError where the chain is broken."""
         for link in read_links(self._output, self.last):
             self.last = link
+            self._sources += len(link.manifest.sources)
             for source in link.manifest.sources:
                 self.taken[source.setting, source.path] = Stamp(source.size, source.etag, source.mtime)
 
@@ -25,4 +27,4 @@ class PublishedChain:
     def next(self) -> NewGeneration:
         if self.last is None:
             return NewGeneration()
-        return NewGeneration(self.last.manifest.generation + 1, self.last.as_parent, len(self.taken))
+        return NewGeneration(self.last.manifest.generation + 1, self.last.as_parent, self._sources)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -41,7 +40,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         stop.ask()
         for number in SIGNALS:
             signal.signal(number, signal.default_int_handler)
-        os.write(sys.__stderr__.fileno(), b"packline: ending; a round that runs is finished before, unless you ask again\n")
+        os.write(2, b"packline: ending; a round that runs is finished before, unless you ask again\n")
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

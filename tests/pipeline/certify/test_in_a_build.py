@@ -16,7 +16,7 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.launch import build
 from pipeline.verify import verify
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import DatasetError
 from schemas.manifest import Manifest, decode_manifest
 
 ODD: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_the_command_finds_differences(folder: Path, capsys: pytest.CaptureFixtu
     assert (report.certificate.differences, report.other_ids, len(report.other_places)) == (1, 1, 1)
     assert not report.is_clean
     write_jsonl(folder / "rows.jsonl", small_rows(3))
-    with pytest.raises(ConfigError, match="other sources"):
+    with pytest.raises(DatasetError, match=r"rows\.jsonl changed"):
         certify_dataset("out", load_config(folder / "config.yaml"), None)
 
 

@@ -1,0 +1,30 @@
+"""What is published, planned once more: each generation with the files that its manifest lists, wherever they would be
+in a listing of today."""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.blocks import SourceFile
+from pipeline.build_plan import BuildPlan, plan_files
+from pipeline.config import BuildConfig
+from pipeline.readers import check_unchanged
+from pipeline.readers.files import Stamp
+from pipeline.readers.listing import Match, describe_file
+from schemas.generations import NewGeneration
+from schemas.manifest import Manifest, Source
+
+
+def plan_again(plan: BuildPlan, chain: Sequence[Manifest]) -> Iterator[BuildPlan]:
+    """A plan for each generation, under the recipe of `plan`. Raises SourceChanged for a file that is gone or has
+    changed."""
+    first_source = 0
+    for manifest in chain:
+        files = [_source_file(source, plan.recipe.config) for source in manifest.sources]
+        for file in files:
+            check_unchanged(file)
+        yield plan_files(plan, files, NewGeneration(manifest.generation, manifest.parent, first_source))
+        first_source += len(files)
+
+
+def _source_file(source: Source, config: BuildConfig) -> SourceFile:
+    match = Match(source.path, source.path, Stamp(source.size, source.etag, source.mtime))
+    return describe_file(source.setting, config.sources[source.setting], match)

@@ -1,0 +1,46 @@
+"""One look at the sources: which files are there, and which of them are marked as complete."""
+
+from collections.abc import Container
+from typing import NamedTuple
+
+from fsspec.core import url_to_fs
+
+from pipeline.config import BuildConfig
+from pipeline.readers.files import Stamp, read_stamp
+from pipeline.readers.listing import Match, match_files
+from pipeline.watch.waiting import Place
+
+
+class Look(NamedTuple):
+    """The files by place, in the order of the config's `sources`. `marked` is None where no marker is asked for."""
+
+    files: dict[Place, Match]
+    marked: set[Place] | None
+
+    @property
+    def stamps(self) -> dict[Place, Stamp]:
+        return {place: match.stamp for place, match in self.files.items()}
+
+
+def look_at_sources(config: BuildConfig, taken: Container[Place]) -> Look:
+    """Raises ConfigError for a path that cannot be listed. Markers of taken files are not looked for."""
+    files = {
+        (setting, match.url): match
+        for setting, source in enumerate(config.sources)
+        for match in match_files(setting, source, may_be_none=True)
+    }
+    marker = config.watch.marker
+    if marker is None:
+        return Look(files, None)
+    stamps = {place: _stamp_if_marked(match, marker) for place, match in files.items() if place not in taken}
+    marked = {place: files[place]._replace(stamp=stamp) for place, stamp in stamps.items() if stamp is not None}
+    return Look(files | marked, set(marked))
+
+
+def _stamp_if_marked(match: Match, marker: str) -> Stamp | None:
+    """The file's stamp once its marker is there: the one that the listing saw may be older than the marker."""
+    fs, path = url_to_fs(match.url)
+    try:
+        return read_stamp(fs, path) if fs.exists(path + marker) else None
+    except FileNotFoundError:  # removed since
+        return None
