@@ -43,7 +43,7 @@ def due_files(waiting: Mapping[Place, Waiting], settings: Watch, now: float) -> 
     """The complete files, once they are large enough together or one of them has waited long enough; else none."""
     complete = complete_files(waiting)
     size = sum(waiting[place].stamp.size for place in complete)
-    longest = max((now - (waiting[place].complete_since or now) for place in complete), default=0.0)
-    if settings.min_bytes is None or size >= settings.min_bytes or longest >= settings.max_wait:
+    oldest = min((file.complete_since for file in waiting.values() if file.complete_since is not None), default=now)
+    if settings.min_bytes is None or size >= settings.min_bytes or now - oldest >= settings.max_wait:
         return complete
     return []
