@@ -39,7 +39,7 @@ def watch(
     `build` raises where a round fails, which then has published nothing.
     """
     watcher = Watcher(config, runner, workers, beam_args, console or Console(stderr=True, quiet=True), debug=debug)
-    repeat_rounds(config.watch, watcher.look, watcher.take, stop or StopRequest(), once=once)
+    repeat_rounds(config.watch, watcher.look, watcher.take, StopRequest() if stop is None else stop, once=once)
 
 
 def repeat_rounds(

@@ -38,7 +38,9 @@ def complete_since(history: History, marks: list[set[Place]] | None, place: Plac
 
 
 @given(HISTORIES, st.none() | MARKS)
-def test_a_file_is_complete_if_two_looks_agree_or_it_is_marked(history: History, marks: list[set[Place]] | None) -> None:
+def test_a_file_is_complete_if_two_looks_agree_or_it_is_marked(
+    history: History, marks: list[set[Place]] | None
+) -> None:
     waiting = {}
     for number, found in enumerate(history):
         waiting = look_again(waiting, found, marks and marks[number], float(number))
@@ -91,7 +93,9 @@ def watched(
         found = next(looks, None)
         if found is None:
             time.ask()
-        files = {place: Match(place[1], place[1], stamp) for place, stamp in (found or {}).items() if place not in taken}
+        files = {
+            place: Match(place[1], place[1], stamp) for place, stamp in (found or {}).items() if place not in taken
+        }
         return Look(files, None)
 
     def take(files: Mapping[Place, Match]) -> None:
@@ -108,7 +112,9 @@ def growing(*sizes: Mapping[str, int]) -> History:
 
 
 def test_rounds_take_each_file_once_when_it_has_settled() -> None:
-    history = growing({"a": 5}, {"a": 7, "b": 2}, {"a": 7, "b": 3}, {"a": 7, "b": 3}, {"a": 7, "b": 3, "c": 0}, {"c": 0})
+    history = growing(
+        {"a": 5}, {"a": 7, "b": 2}, {"a": 7, "b": 3}, {"a": 7, "b": 3}, {"a": 7, "b": 3, "c": 0}, {"c": 0}
+    )
     assert watched(history, Watch(interval=10)) == [(20, {"a": 7}), (30, {"b": 3})]
 
 
