@@ -5,29 +5,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.exit_codes import BUILT, EXIT_CODES, FAILED, INTERRUPTED, explain
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
-from schemas.errors import ConfigError, DatasetError
-from schemas.generations import Generation
-
-BUILT, FAILED, BAD_CONFIG, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
-
-_EXIT_CODES = """exit codes:
-  0  built, or built already
-  1  a failure while building: bad input, a lost worker, a damaged data set, a row that is not what is served
-  2  a config or a command that cannot be used; more than half of a source's first rows rejected
-  3  more rows rejected than max_reject_fraction allows, or fewer turns with an end token than min_terminated asks for:
-     nothing is published"""
+from schemas.errors import ConfigError
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="packline",
         description="Turn raw chat and text rows into packed, loss-masked token shards.",
-        epilog=_EXIT_CODES,
+        epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"packline {__version__}")
@@ -127,7 +117,7 @@ def _add_dataset(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _generation(text: str) -> Generation:
+def _generation(text: str) -> int | Literal["latest"]:
     if text == "latest":
         return "latest"
     if not text.isdecimal():
@@ -272,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        return _explain(error)
+        return explain(error)
     return code
 
 
@@ -280,23 +270,3 @@ def _split_beam_args(given: list[str]) -> tuple[list[str], list[str]]:
     """The arguments before and after the first `--`."""
     at = given.index("--") if "--" in given else len(given)
     return given[:at], given[at + 1 :]
-
-
-def _explain(error: Exception) -> int:
-    """One clear message, and the exit code that goes with it."""
-    if isinstance(error, ConfigError):
-        code = BAD_CONFIG
-    elif isinstance(error, BudgetExceeded):
-        code = OVER_BUDGET
-    else:
-        code = FAILED
-    if isinstance(error, BlockFailure):
-        text = error.message
-    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded):
-        text = str(error)
-    elif isinstance(error, ModuleNotFoundError):
-        text = f"{error}; install what the pipeline needs with: pip install 'packline[pipeline]'"
-    else:
-        text = f"{type(error).__name__}: {error}\nrun with --debug for the traceback"
-    print(f"packline: {text}", file=sys.stderr)
-    return code

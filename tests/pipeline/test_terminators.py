@@ -118,7 +118,7 @@ def test_a_fault_stops_the_build(
     inject(monkeypatch)
     if stage == "whole":
         monkeypatch.setattr(launch, "check_first_rows", lambda plan: [])
-    assert cli.main(arguments) == cli.OVER_BUDGET
+    assert cli.main(arguments) == OVER_BUDGET
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert (tmp_path / "out").exists() == (stage == "whole")
     errors = capsys.readouterr().err
