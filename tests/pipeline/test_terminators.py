@@ -17,6 +17,7 @@ from pipeline.chat import formatter as chat_formatter
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.layout import DocumentLayout
 from pipeline.chat.probe import TurnEnds, find_turn_ends
+from pipeline.exit_codes import OVER_BUDGET
 from pipeline.verify import verify
 from schemas.channels import NO_LOSS
 from schemas.conversation import Conversation, Message
