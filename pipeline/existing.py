@@ -9,6 +9,7 @@ from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
 from schemas.generations import load_dataset
 from schemas.manifest import MANIFEST, Manifest, Source, load_manifest
+from schemas.store import Folder
 
 
 def find_published(plan: BuildPlan) -> Manifest | None:
@@ -20,7 +21,7 @@ def find_published(plan: BuildPlan) -> Manifest | None:
         return None
     manifest = load_manifest(plan.output)
     if manifest.id == plan.dataset_id:
-        return manifest if _is_whole(plan, manifest) else None
+        return manifest if is_whole(plan.output, manifest) else None
     whole = load_dataset(plan.output)
     advice = "give another folder with --set output=..., or remove this one first"
     if whole.recipe_id == plan.recipe.id:
@@ -38,10 +39,10 @@ def what_differs(plan: BuildPlan, manifest: Manifest) -> str:
     return f"this recipe's data set of other sources ({changes})"
 
 
-def _is_whole(plan: BuildPlan, manifest: Manifest) -> bool:
+def is_whole(output: Folder, manifest: Manifest) -> bool:
     """Whether every file of the manifest is there with its size; what is not is built again."""
     held_out = manifest.holdout.shards if manifest.holdout else []
-    return are_there(plan.output, [*manifest.shards, *held_out, *manifest.rejects.files])
+    return are_there(output, [*manifest.shards, *held_out, *manifest.rejects.files])
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

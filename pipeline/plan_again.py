@@ -1,5 +1,5 @@
-"""What is published, planned once more: each generation with the files that its manifest lists, wherever they would be
-in a listing of today."""
+"""What is published, planned once more: a generation with the files that its manifest lists, whatever a listing of
+today would find."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,16 +13,21 @@ from schemas.generations import NewGeneration
 from schemas.manifest import Manifest, Source
 
 
-def plan_again(plan: BuildPlan, chain: Sequence[Manifest]) -> Iterator[BuildPlan]:
-    """A plan for each generation, under the recipe of `plan`. Raises SourceChanged for a file that is gone or has
-    changed."""
+def with_first_sources(chain: Sequence[Manifest]) -> Iterator[tuple[Manifest, int]]:
+    """Each generation, and the index of its first source."""
     first_source = 0
     for manifest in chain:
-        files = [_source_file(source, plan.recipe.config) for source in manifest.sources]
-        for file in files:
-            check_unchanged(file)
-        yield plan_files(plan, files, NewGeneration(manifest.generation, manifest.parent, first_source))
-        first_source += len(files)
+        yield manifest, first_source
+        first_source += len(manifest.sources)
+
+
+def plan_again(plan: BuildPlan, manifest: Manifest, first_source: int) -> BuildPlan:
+    """A plan for a generation, under the recipe of `plan`. Raises SourceChanged for a file that is gone or has
+    changed."""
+    files = [_source_file(source, plan.recipe.config) for source in manifest.sources]
+    for file in files:
+        check_unchanged(file)
+    return plan_files(plan, files, NewGeneration(manifest.generation, manifest.parent, first_source))
 
 
 def _source_file(source: Source, config: BuildConfig) -> SourceFile:

@@ -9,7 +9,8 @@ from pipeline.build_plan import BuildPlan
 from pipeline.encoders.engines import EngineChoice
 from pipeline.launch import BuildResult
 from pipeline.progress import StateReader
-from schemas.manifest import MANIFEST, Certificate, Manifest, TurnCounts, load_manifest
+from schemas.generations import load_dataset
+from schemas.manifest import MANIFEST, Certificate, Manifest, TurnCounts
 from schemas.policy import LossPolicy
 
 
@@ -140,10 +141,19 @@ def _units_by_file(plan: BuildPlan) -> dict[int, int]:
     return counts
 
 
+def _published(plan: BuildPlan, found: Manifest) -> str:
+    if found.id == plan.dataset_id:
+        return "built already"
+    taken = {(source.setting, source.path) for source in found.sources}
+    new = sum((file.setting, file.url) not in taken for file in plan.files.values())
+    if found.recipe_id == plan.recipe.id and (new or found.generation):
+        return f"holds generation {found.generation}; {new} of these files are new"
+    return f"holds another data set ({found.id[:12]})"
+
+
 def _standing(plan: BuildPlan) -> str:
     """What of this build is there already."""
     if plan.output.size(MANIFEST) is not None:
-        found = load_manifest(plan.output)
-        return "built already" if found.id == plan.dataset_id else f"holds another data set ({found.id[:12]})"
+        return _published(plan, load_dataset(plan.output))
     finished = StateReader(plan).look().blocks
     return f"{finished} blocks finished, not published" if finished else "nothing yet"

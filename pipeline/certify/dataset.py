@@ -15,7 +15,7 @@ from pipeline.certify.steps import compare_samples, make_requests
 from pipeline.config import BuildConfig
 from pipeline.convert import convert_rows
 from pipeline.existing import what_differs
-from pipeline.plan_again import plan_again
+from pipeline.plan_again import plan_again, with_first_sources
 from pipeline.preflight import first_of
 from pipeline.readers import read_blocks
 from pipeline.recipe import Recipe, load_tools
@@ -64,7 +64,8 @@ def certify_dataset(url: str, config: BuildConfig, rows: int | None, *, generati
     certificate = require_certificate(config, load_tools(plan.recipe).tokenizer.kind)
     report = Report(plan.recipe, certificate)
     left = dict.fromkeys(range(len(config.sources)), maxsize if rows is None else rows)
-    for each, manifest in zip(plan_again(replace(plan, certificate=certificate), chain), chain, strict=True):
+    for manifest, first_source in with_first_sources(chain):
+        each = replace(plan_again(plan, manifest, first_source), certificate=certificate)
         report.urls |= each.urls
         shards = _shards_by_block(manifest)
         for block in _blocks(each, left):

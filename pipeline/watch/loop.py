@@ -8,8 +8,9 @@ from rich.console import Console
 
 from pipeline.build_plan import BuildPlan, plan_files, plan_recipe
 from pipeline.config import BuildConfig, Watch
-from pipeline.existing import what_differs
+from pipeline.existing import is_whole, what_differs
 from pipeline.launch import BuildResult, run_plan
+from pipeline.plan_again import plan_again, with_first_sources
 from pipeline.readers.files import Stamp
 from pipeline.readers.listing import Match, describe_file
 from pipeline.run_facts import RunFacts
@@ -19,6 +20,7 @@ from pipeline.watch.stop import StopRequest
 from pipeline.watch.waiting import Place, Waiting, complete_files, due_files, look_again
 from pipeline.worker_pool import DEFAULT_RUNNER, default_workers, started_pool
 from schemas.errors import ConfigError, DatasetError
+from schemas.generations import load_chain
 from schemas.manifest import manifest_name
 
 
@@ -39,6 +41,7 @@ def watch(
     `build` raises where a round fails, which then has published nothing.
     """
     watcher = Watcher(config, runner, workers, beam_args, console or Console(stderr=True, quiet=True), debug=debug)
+    watcher.mend()
     repeat_rounds(config.watch, watcher.look, watcher.take, StopRequest() if stop is None else stop, once=once)
 
 
@@ -93,6 +96,18 @@ class Watcher:
         last = self._chain.last
         held = f"generation {last.manifest.generation}, {len(self._chain.taken)} file(s)" if last else "nothing yet"
         self._say(f"watching {len(config.sources)} source(s); {plan.output.shown} holds {held}")
+
+    def mend(self) -> None:
+        """Make again what is missing of the generations that are published. Raises SourceChanged where a file that it
+        would be made of is gone or has changed."""
+        if self._chain.last is None:
+            return
+        for manifest, first_source in with_first_sources(load_chain(self._plan.output)):
+            if not is_whole(self._plan.output, manifest):
+                self._warn(
+                    f"files of {manifest_name(manifest.generation)} are missing or cut short; they are made again"
+                )
+                self._run(plan_again(self._plan, manifest, first_source))
 
     def look(self) -> Look:
         """The files that no generation has. A taken one that is no longer what it was is warned of, once."""

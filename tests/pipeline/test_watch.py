@@ -19,10 +19,10 @@ from pipeline.build_plan import BuildPlan, plan_build, plan_recipe
 from pipeline.config import BuildConfig
 from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.launch import build
-from pipeline.plan_again import plan_again
+from pipeline.plan_again import plan_again, with_first_sources
 from pipeline.transforms import Publish
 from pipeline.verify import verify
-from pipeline.watch.loop import Watcher, repeat_rounds
+from pipeline.watch.loop import Watcher, watch
 from pipeline.watch.stop import StopRequest
 from schemas.errors import ConfigError, DatasetError
 from schemas.generations import load_chain, load_dataset
@@ -71,15 +71,14 @@ def add_texts(name: str, seed: int, count: int = 40) -> Path:
     return write_jsonl(Path("texts", f"{name}.jsonl"), [{"text": f"{seed} and {number}"} for number in range(count)])
 
 
-class Counted(StopRequest):
+class Timeless(StopRequest):
     def wait(self, _seconds: float) -> None:
         """No time has to pass: files settle by being the same in two looks."""
 
 
 def watch_once(config: BuildConfig, said: Console | None = None) -> list[Manifest]:
     """A start of `packline watch --once`; the generations afterwards."""
-    watcher = Watcher(config, "FnApiRunner", 1, (), said or Console(quiet=True), debug=False)
-    repeat_rounds(config.watch, watcher.look, watcher.take, Counted(), once=True)
+    watch(config, once=True, workers=1, console=said, stop=Timeless())
     return load_chain(Folder(config.output))
 
 
@@ -194,13 +193,31 @@ def test_the_first_round_is_an_ordinary_build_and_goes_on_from_one() -> None:
 
 def test_each_generation_can_be_planned_again() -> None:
     *_, chain = grow(make_config())
-    plans = list(plan_again(plan_recipe(make_config()), chain))
+    plan = plan_recipe(make_config())
+    plans = [plan_again(plan, manifest, first_source) for manifest, first_source in with_first_sources(chain)]
     assert [plan.dataset_id for plan in plans] == [manifest.id for manifest in chain]
     assert len({plan.dataset_id for plan in plans}) == 3
     assert plans[2].generation.first_source == 3
     Path("texts/a.jsonl").write_text("")
     with pytest.raises(DatasetError, match=r"texts/a\.jsonl changed"):
-        list(plan_again(plan_recipe(make_config()), chain))
+        plan_again(plan, chain[1], 1)
+
+
+def test_what_is_missing_of_a_generation_is_made_again() -> None:
+    *_, chain = grow(make_config())
+    files = data_files(Path("out"))
+    for manifest in chain[:2]:
+        Path("out", manifest.shards[0].name).unlink()
+        Path("out", manifest.shards[1].name).write_bytes(b"cut")
+    assert len(list(verify("out", deep=False))) == 4
+    said = recorded()
+    assert watch_once(make_config(), said) == chain
+    assert data_files(Path("out")) == files
+    assert said.export_text().count("are missing or cut short") == 2
+    Path("out", chain[1].shards[0].name).unlink()
+    Path(chain[1].sources[0].path).unlink()
+    with pytest.raises(DatasetError, match=r"chats/a\.jsonl is gone"):
+        watch_once(make_config())
 
 
 @pytest.mark.parametrize("late", ["z", "0"])  # behind the others, and before them
