@@ -32,15 +32,23 @@ def look_at_sources(config: BuildConfig, taken: Container[Place]) -> Look:
     marker = config.watch.marker
     if marker is None:
         return Look(files, None)
-    stamps = {place: _stamp_if_marked(match, marker) for place, match in files.items() if place not in taken}
-    marked = {place: files[place]._replace(stamp=stamp) for place, stamp in stamps.items() if stamp is not None}
-    return Look(files | marked, set(marked))
+    marked = {place: match.url for place, match in files.items() if place not in taken and _exists(match.url + marker)}
+    stamps = {place: _stamp_now(url) for place, url in marked.items()}
+    found = {place: files[place]._replace(stamp=stamp) for place, stamp in stamps.items() if stamp is not None}
+    return Look(files | found, set(found))
 
 
-def _stamp_if_marked(match: Match, marker: str) -> Stamp | None:
-    """The file's stamp once its marker is there: the one that the listing saw may be older than the marker."""
-    fs, path = url_to_fs(match.url)
+def _exists(url: str) -> bool:
+    fs, path = url_to_fs(url)
+    return bool(fs.exists(path))
+
+
+def _stamp_now(url: str) -> Stamp | None:
+    """A file's stamp, after its marker was seen: the one that the listing saw may be older than the marker. None where
+    the file was removed since."""
+    fs, path = url_to_fs(url)
+    fs.invalidate_cache()
     try:
-        return read_stamp(fs, path) if fs.exists(path + marker) else None
-    except FileNotFoundError:  # removed since
+        return read_stamp(fs, path)
+    except FileNotFoundError:
         return None

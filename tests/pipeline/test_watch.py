@@ -22,6 +22,8 @@ from pipeline.launch import build
 from pipeline.plan_again import plan_again, with_first_sources
 from pipeline.transforms import Publish
 from pipeline.verify import verify
+from pipeline.watch import look
+from pipeline.watch.look import look_at_sources
 from pipeline.watch.loop import Watcher, watch
 from pipeline.watch.stop import StopRequest
 from schemas.errors import ConfigError, DatasetError
@@ -339,13 +341,26 @@ def test_another_recipe_and_a_limit_are_refused() -> None:
         watch_once(make_config("other", sources=[source]))
 
 
-def test_a_marked_file_is_taken_and_no_other() -> None:
+def test_a_marked_file_is_taken_as_it_is_then_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(watch={"marker": ".done", "interval": 1})
     with pytest.raises(DatasetError, match="does not exist"):
         watch_once(config)
     add_chats("a", 1)
     add_chats("b", 2)
     Path("chats/b.jsonl.done").write_bytes(b"")
+    seen = look_at_sources(config, taken={(0, "chats/a.jsonl")})
+    assert seen.marked == {(0, "chats/b.jsonl")}
+    assert set(seen.files) == {(0, "chats/a.jsonl"), (0, "chats/b.jsonl")}
+
+    def write_and_mark(url: str) -> bool:  # after the listing
+        Path("chats/b.jsonl").write_bytes(b"whole")
+        return exists(url)
+
+    exists = look._exists
+    with monkeypatch.context() as patch:
+        patch.setattr(look, "_exists", write_and_mark)
+        assert look_at_sources(config, taken={}).files[0, "chats/b.jsonl"].stamp.size == 5
+    add_chats("b", 2)
     assert [source.path for source in watch_once(config)[0].sources] == ["chats/b.jsonl"]
 
 

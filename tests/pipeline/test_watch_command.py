@@ -36,7 +36,7 @@ def drop_files_and_stop(folder: Path, process: "subprocess.Popen[str]", rows: di
         for row in rows["b"]:  # for some looks
             file.write(json.dumps(row) + "\n")
             file.flush()
-            time.sleep(0.04)
+            time.sleep(0.08)
     wait_for(lambda: any((folder / "out/state").glob("*-g0001/*.begun")), process)
     write_jsonl(folder / "data/c.jsonl", rows["c"])
     os.killpg(process.pid, signal.SIGTERM)  # to the workers, too
@@ -52,7 +52,7 @@ def test_files_that_come_slowly_and_a_signal_in_a_round(tmp_path: Path, monkeypa
         sources=[{"path": "data/*.jsonl", "transform": {"type": "openai"}}],
         engine="reference",
         certify="none",
-        watch={"interval": "1s"},
+        watch={"interval": "2s"},
     )
     write_jsonl(tmp_path / "data/a.jsonl", rows["a"])
     process = subprocess.Popen(
