@@ -1,13 +1,14 @@
 """What is known of a finished block: everything that the manifest needs, and nothing that a retry could change."""
 
+import hashlib
 import posixpath
-from collections.abc import Iterable
+import re
 from dataclasses import fields
 from datetime import datetime
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime
 
-from pipeline.blocks import BlockKey, Unit
+from pipeline.blocks import BlockKey, SourceFile, Unit
 from pipeline.encoders.compare import EngineDifference
 from pipeline.turns import TurnAudit
 from schemas.errors import DatasetError
@@ -17,6 +18,7 @@ from schemas.rejects import Reason
 from schemas.store import Folder
 
 _PUBLISHED = "published"
+_STATE = re.compile(rb'\{"sha256":"([0-9a-f]{64})",(.*)', re.DOTALL)
 
 
 class BlockInfo(Record):
@@ -64,9 +66,24 @@ class BlockState(Record):
     finished: AwareDatetime  # when its files were there
 
 
+def encode_state(state: BlockState) -> bytes:
+    """JSON, with the sha256 of all the rest in front: a count that was damaged would be published."""
+    data = state.model_dump_json().encode()
+    return b'{"sha256":"%s",%s' % (hashlib.sha256(data).hexdigest().encode(), data[1:])
+
+
+def decode_state(data: bytes) -> BlockState:
+    """Raises ValueError for what is not as it was written."""
+    found = _STATE.fullmatch(data)
+    if found is None or hashlib.sha256(b"{" + found[2]).hexdigest().encode() != found[1]:
+        raise ValueError("a damaged state")
+    return BlockState.model_validate_json(b"{" + found[2])
+
+
 def unit_sha256(unit: Unit) -> str:
+    names = [field.name for field in fields(SourceFile) if field.name != "profile"]
     stretches = [
-        [part.source, part.start, part.end, {field.name: getattr(part.file, field.name) for field in fields(part.file)}]
+        [part.source, part.start, part.end, {name: getattr(part.file, name) for name in names}]
         for part in unit.stretches
     ]
     return canonical_sha256({"unit": unit.index, "limit": unit.limit, "stretches": stretches})
@@ -95,7 +112,7 @@ class StateStore:
         earlier = self.load(state.info.key)
         if earlier is not None and earlier.info.unit_sha256 == state.info.unit_sha256:
             _check_attempts(earlier.info, state.info)
-        self.output.write(posixpath.join(self.folder, f"{state.info.key.name}.json"), state.model_dump_json().encode())
+        self.output.write(posixpath.join(self.folder, f"{state.info.key.name}.json"), encode_state(state))
 
     def load(self, key: BlockKey) -> BlockState | None:
         """None where the block is not finished."""
@@ -104,16 +121,16 @@ class StateStore:
     def read(self, name: str) -> BlockState | None:
         """The state in a file of this folder; a file that is damaged, or no block's state, counts as none."""
         try:
-            return BlockState.model_validate_json(self.output.read(posixpath.join(self.folder, name)))
-        except (FileNotFoundError, ValidationError):
+            return decode_state(self.output.read(posixpath.join(self.folder, name)))
+        except (FileNotFoundError, ValueError):
             return None
 
-    def load_whole(self, key: BlockKey, unit: Unit) -> BlockState | None:
-        """The state of a block of this very unit whose files are there, each with its size."""
+    def load_whole(self, key: BlockKey, unit: Unit, *, by_hash: bool = False) -> BlockState | None:
+        """The state of a block of this very unit whose files are there, each with its size, or its sha256."""
         state = self.load(key)
-        if state is None or state.info.unit_sha256 != unit_sha256(unit):
+        if state is None or state.info.key.name != key.name or state.info.unit_sha256 != unit_sha256(unit):
             return None
-        return state if are_there(self.output, state.info.files) else None
+        return state if all(_is_whole(self.output, file, by_hash) for file in state.info.files) else None
 
     def mark_published(self, at: datetime) -> None:
         self.output.write(posixpath.join(self.folder, _PUBLISHED), at.isoformat().encode())
@@ -126,9 +143,13 @@ class StateStore:
         return [posixpath.basename(name) for name in self.output.names(self.folder)]
 
 
-def are_there(output: Folder, files: Iterable[ShardFile | RejectFile]) -> bool:
-    """Whether each file is there with its size."""
-    return all(output.size(file.name) == file.bytes for file in files)
+def _is_whole(output: Folder, file: ShardFile | RejectFile, by_hash: bool) -> bool:
+    if output.size(file.name) != file.bytes:
+        return False
+    if not by_hash:
+        return True
+    with output.open(file.name) as data:
+        return hashlib.file_digest(data, "sha256").hexdigest() == file.sha256
 
 
 def _check_attempts(earlier: BlockInfo, info: BlockInfo) -> None:

@@ -17,7 +17,8 @@ Compression = Literal["gzip", "zstd"]
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One input file as the plan saw it. `setting` indexes the config's `sources`."""
+    """One input file as the plan saw it. `setting` indexes the config's `sources`; `profile` is where the machine's
+    options for its store stand, and no part of what the file is."""
 
     url: str
     setting: int
@@ -27,6 +28,7 @@ class SourceFile:
     etag: str | None
     mtime: str | None
     text_unit: Literal["line", "file"] = "line"  # of format text: what is a document
+    profile: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

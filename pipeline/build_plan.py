@@ -23,7 +23,9 @@ from schemas.errors import ConfigError
 from schemas.generations import FIRST_GENERATION, NewGeneration
 from schemas.manifest import Certificate
 from schemas.store import Folder
+from schemas.urls import check_url
 
+_READ_ONLY = ("http", "https", "hf")
 _MARK = re.compile(r"<\|[^\s|<>{}'\"]{1,40}\|>")
 
 
@@ -39,6 +41,7 @@ class BuildPlan:
     warnings: tuple[str, ...] = ()
     unflagged_controls: tuple[str, ...] = ()  # control tokens that the tokenizer does not flag special
     certificate: Certificate | None = None  # empty: that of a block without a sampled row; None: nothing is compared
+    check_hashes: bool = False  # finished blocks count as whole by the sha256 of their files, not by their sizes
 
     @cached_property
     def setting_of_source(self) -> dict[int, int]:
@@ -58,7 +61,7 @@ class BuildPlan:
 
     @property
     def output(self) -> Folder:
-        return Folder(self.recipe.config.output)
+        return self.recipe.config.output_folder
 
     @property
     def state(self) -> StateStore:
@@ -85,8 +88,7 @@ def plan_files(plan: BuildPlan, files: Sequence[SourceFile], generation: NewGene
 
 def plan_recipe(config: BuildConfig) -> BuildPlan:
     """The plan but for its files."""
-    if config.output.startswith("memory://"):
-        raise ConfigError("output: memory:// is seen by one process alone; give a folder or an object store's URL")
+    check_output(config.output)
     recipe, tools = load_recipe(config)
     tokenizer, formatter = tools.tokenizer, tools.formatter
     return BuildPlan(
@@ -103,6 +105,16 @@ def plan_recipe(config: BuildConfig) -> BuildPlan:
             *(_foreign_marks(recipe.template, tokenizer.encoder) if recipe.template else ()),
         ),
     )
+
+
+def check_output(url: str) -> None:
+    """Raises ConfigError for a URL with a secret in it, and for a store that cannot be written as a data set is."""
+    check_url("output", url)
+    scheme = url.partition("://")[0]
+    if scheme in _READ_ONLY:
+        raise ConfigError(
+            f"output: {scheme}:// is for sources; build into a folder or an object store, and upload that"
+        )
 
 
 def with_engine(plan: BuildPlan, setting: EngineSetting) -> tuple[BuildPlan, EngineChoice]:

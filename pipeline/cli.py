@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
+from pipeline.arguments import age, generation, positive
 from pipeline.exit_codes import BUILT, EXIT_CODES, FAILED, INTERRUPTED, explain
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
@@ -30,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_certify(commands)
+    _add_clean(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
@@ -54,9 +56,20 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set, or its URL")
+    command.add_argument("--profile", metavar="NAME", help="options of its store, from the profiles file")
+    command.add_argument(
+        "--generation", type=generation, default="latest", metavar="N", help="as it was at this one (default: latest)"
+    )
+
+
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
     _add_runner(command)
+    command.add_argument(
+        "--check", action="store_true", help="compare what is there by its sha256, and build again what differs"
+    )
 
 
 def _add_watch(commands: Commands) -> None:
@@ -68,12 +81,12 @@ def _add_watch(commands: Commands) -> None:
 
 def _add_runner(command: argparse.ArgumentParser) -> None:
     command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
-    command.add_argument("--workers", type=_positive, help="processes; default: as many as cores, at most the units")
+    command.add_argument("--workers", type=positive, help="processes; default: as many as cores, at most the units")
 
 
 def _add_preview(commands: Commands) -> None:
     command = _add_config_command(commands, "preview", _preview, "show how the first rows are rendered and trained")
-    command.add_argument("-n", type=_positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
+    command.add_argument("-n", type=positive, default=3, metavar="ROWS", help="rows of each source (default: 3)")
     command.add_argument(
         "--policy",
         action="append",
@@ -106,30 +119,24 @@ def _add_certify(commands: Commands) -> None:
     command = commands.add_parser("certify", help=summary, description=summary)
     _add_dataset(command)
     _add_config(command)
-    command.add_argument("-n", type=_positive, metavar="ROWS", help="rows of each source (default: all)")
+    command.add_argument("-n", type=positive, metavar="ROWS", help="rows of each source (default: all)")
     command.set_defaults(run=_certify)
 
 
-def _add_dataset(command: argparse.ArgumentParser) -> None:
-    command.add_argument("dataset", metavar="DATASET", help="the folder of a data set")
+def _add_clean(commands: Commands) -> None:
+    summary = "list, and with --delete remove, what builds have left behind that nothing needs"
+    command = commands.add_parser("clean", help=summary, description=summary)
+    command.add_argument("output", metavar="OUTPUT", help="the output folder of builds")
     command.add_argument(
-        "--generation", type=_generation, default="latest", metavar="N", help="as it was at this one (default: latest)"
+        "--older-than",
+        type=age,
+        default="24h",
+        metavar="AGE",
+        help="such as 90m, 24h or 7d, an hour at least; what is younger stays (default: %(default)s)",
     )
-
-
-def _generation(text: str) -> int | Literal["latest"]:
-    if text == "latest":
-        return "latest"
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is neither a number from 0 up nor `latest`")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+    command.add_argument("--delete", action="store_true", help="remove it; it is listed alone otherwise")
+    command.add_argument("--profile", metavar="NAME", help="options of its store, from the profiles file")
+    command.set_defaults(run=_clean)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -146,6 +153,7 @@ def _build(args: argparse.Namespace) -> int:
             beam_args=args.beam_args,
             console=make_console(stderr=True),
             debug=args.debug,
+            check=args.check,
             pool=pool,
         )
     print_summary(result, make_console())
@@ -204,11 +212,18 @@ def _inspect(args: argparse.Namespace) -> int:
     from pipeline.inspect import print_dataset, print_pack
 
     if args.pack is not None:
-        print_pack(args.dataset, args.pack, make_console(), holdout=args.holdout, generation=args.generation)
+        print_pack(
+            args.dataset,
+            args.pack,
+            make_console(),
+            args.profile,
+            holdout=args.holdout,
+            generation=args.generation,
+        )
     elif args.holdout:
         raise ConfigError("--holdout shows a pack of the holdout; say which one with --pack N")
     else:
-        print_dataset(args.dataset, make_console(), generation=args.generation)
+        print_dataset(args.dataset, make_console(), args.profile, generation=args.generation)
     return BUILT
 
 
@@ -216,7 +231,7 @@ def _verify(args: argparse.Namespace) -> int:
     from pipeline.verify import verify
 
     problems = 0
-    for problem in verify(args.dataset, deep=args.deep, generation=args.generation):
+    for problem in verify(args.dataset, args.profile, deep=args.deep, generation=args.generation):
         problems += 1
         print(problem)
     if problems:
@@ -234,9 +249,18 @@ def _certify(args: argparse.Namespace) -> int:
     from pipeline.console import make_console
 
     config = load_config(args.config, args.overrides)
-    report = certify_dataset(args.dataset, config, args.n, generation=args.generation)
+    report = certify_dataset(args.dataset, config, args.n, args.profile, generation=args.generation)
     print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from pipeline.clean_report import clean
+    from pipeline.console import make_console
+    from schemas.store import dataset_folder
+
+    clean(dataset_folder(args.output, args.profile), args.older_than, make_console(), delete=args.delete)
+    return BUILT
 
 
 def run() -> None:

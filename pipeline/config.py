@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 
 from schemas.policy import DEFAULT_POLICY, PolicyField
 from schemas.settings import load_settings
+from schemas.store import Folder
 
 SourceFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "text"]
 EngineSetting = Literal["auto", "fast", "reference"]
@@ -31,17 +32,22 @@ def _parse_bytes(value: Any) -> Any:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
     if not match or match[2].upper() not in _UNITS:
         raise ValueError("expected a size like 32MiB, 500KB or 1048576")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(min(float(match[1]), 2**63) * _UNITS[match[2].upper()])
 
 
 def _check_variables(value: dict[str, Any]) -> dict[str, Any]:
-    for name, variable in value.items():
+    for name in value:
         if name in RESERVED_VARIABLES:
             raise ValueError(f"{name} is set by the rows and the build; give it in a column of the rows")
+    return _check_json(value)
+
+
+def _check_json(value: dict[str, Any]) -> dict[str, Any]:
+    for name, given in value.items():
         try:
-            json.dumps(variable)
-        except TypeError as error:  # such as a date, which YAML makes of a bare 2024-07-26
-            raise ValueError(f"{name}: {error}, and a server could not be sent it; put it in quotes") from error
+            json.dumps(given, allow_nan=False)
+        except (TypeError, ValueError) as error:  # such as a date, which YAML makes of a bare 2024-07-26
+            raise ValueError(f"{name}: {error}, and JSON has no such value; put it in quotes") from error
     return value
 
 
@@ -144,7 +150,7 @@ class Custom(Settings):
 
     type: Literal["custom"]
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-    args: dict[str, Any] = {}
+    args: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}
 
 
 Transform = Annotated[OpenAI | ShareGPT | Columns | Alpaca | Text | Custom, Field(discriminator="type")]
@@ -156,6 +162,7 @@ class Source(Settings):
     transform: Transform
     limit: Annotated[int, Field(gt=0)] | None = None
     text_unit: Literal["line", "file"] = "line"  # of format `text`: a document a line, or a document a file
+    profile: str | None = None
 
     @property
     def paths(self) -> list[str]:
@@ -245,7 +252,8 @@ class Watch(Settings):
 class BuildConfig(Settings):
     """What `packline build` makes, and how."""
 
-    output: str
+    output: Annotated[str, Field(min_length=1)]
+    output_profile: str | None = None
     seq_len: Annotated[int, Field(ge=8, le=2**24)]
     seed: int = 0
     sources: Annotated[list[Source], Field(min_length=1)]
@@ -268,6 +276,10 @@ class BuildConfig(Settings):
     certify: Literal["transformers", "none"] | None = None  # null: transformers where it is installed
     allow_differences: bool = False
     watch: Watch = Watch()
+
+    @property
+    def output_folder(self) -> Folder:
+        return Folder(self.output, self.output_profile)
 
     @property
     def day(self) -> str:

@@ -1,15 +1,21 @@
 """What stands in the output folder already, and whether this build may go there."""
 
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline.block_info import are_there
 from pipeline.build_plan import BuildPlan
+from pipeline.exclusive import PROBE
+from pipeline.file_sizes import wrong_size
 from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
 from schemas.generations import load_dataset
-from schemas.manifest import MANIFEST, Manifest, Source, load_manifest
+from schemas.manifest import MANIFEST, Manifest, Source, load_manifest, named_files
 from schemas.store import Folder
+
+UNDER_WAY = timedelta(minutes=15)
+"""A build that has written nothing for so long is taken for dead; a block takes seconds."""
 
 
 def find_published(plan: BuildPlan) -> Manifest | None:
@@ -41,8 +47,23 @@ def what_differs(plan: BuildPlan, manifest: Manifest) -> str:
 
 def is_whole(output: Folder, manifest: Manifest) -> bool:
     """Whether every file of the manifest is there with its size; what is not is built again."""
-    held_out = manifest.holdout.shards if manifest.holdout else []
-    return are_there(output, [*manifest.shards, *held_out, *manifest.rejects.files])
+    return wrong_size(output, named_files(manifest)) is None
+
+
+def other_builds(plan: BuildPlan, now: datetime | None = None) -> Iterator[str]:
+    """A warning for each build of another recipe that is under way in the same folder."""
+    now = now or datetime.now(UTC)
+    for folder in plan.output.names("state"):
+        recipe_id, dash, _ = posixpath.basename(folder).partition("-")
+        if recipe_id == plan.recipe.id or not dash or folder.startswith(PROBE):
+            continue
+        youngest = max((file.modified for file in plan.output.files(folder)), default=None)
+        if youngest is not None and now - youngest < UNDER_WAY:
+            yield (
+                f"output: {plan.output.shown}: a build of another recipe ({recipe_id[:12]}) has written here "
+                f"{max(0, (now - youngest).total_seconds()):.0f} s ago; the first of the two to end is published, the "
+                "other refused: choose another folder with --set output=..."
+            )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -23,8 +23,8 @@ from schemas.shard import Packs, read_shard
 from schemas.store import Folder, dataset_folder
 
 
-def print_dataset(url: str, console: Console, *, generation: Generation = "latest") -> None:
-    manifest = load_dataset(dataset_folder(url), generation)
+def print_dataset(url: str, console: Console, profile: str | None = None, *, generation: Generation = "latest") -> None:
+    manifest = load_dataset(dataset_folder(url, profile), generation)
     template = manifest.chat_template
     table = facts_table(manifest, _policy(manifest))
     table.add_row(
@@ -70,13 +70,19 @@ def _source_table(manifest: Manifest) -> Table:
 
 
 def print_pack(
-    url: str, number: int, console: Console, *, holdout: bool = False, generation: Generation = "latest"
+    url: str,
+    number: int,
+    console: Console,
+    profile: str | None = None,
+    *,
+    holdout: bool = False,
+    generation: Generation = "latest",
 ) -> None:
     """Packs are numbered through the shards in the manifest's order, those of the holdout apart.
 
     Raises DatasetError for a pack that is not there.
     """
-    folder = dataset_folder(url)
+    folder = dataset_folder(url, profile)
     manifest = load_dataset(folder, generation)
     whole = "the holdout" if holdout else "the data set"
     file, row = _locate(_shards(manifest, url, holdout), number, whole)

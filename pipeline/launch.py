@@ -1,9 +1,8 @@
 """`packline build`: from a config to a published data set. `build(config)` is the same as a Python call."""
 
 import contextlib
-import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,10 @@ from rich.console import Console
 
 from pipeline.build_plan import BuildPlan, plan_build, with_engine
 from pipeline.config import BuildConfig, load_config
-from pipeline.existing import find_published
+from pipeline.exclusive import SETTLE_SECONDS, refuses_second
+from pipeline.existing import find_published, other_builds
 from pipeline.failures import BlockFailure, BudgetExceeded, EnginesDiffer
+from pipeline.in_use import mark_started
 from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
 from pipeline.run_facts import RunFacts
@@ -27,7 +28,7 @@ from schemas.store import Folder
 
 @dataclass(frozen=True)
 class BuildResult:
-    """`built` is False where the data set was there already; then nothing was read but its manifest."""
+    """`built` is False where the data set was there already, and whole."""
 
     manifest: Manifest
     plan: BuildPlan
@@ -44,9 +45,11 @@ def build(
     beam_args: Sequence[str] = (),
     console: Console | None = None,
     debug: bool = False,
+    check: bool = False,
     pool: WorkerPool | None = None,
 ) -> BuildResult:
     """Build the data set that a config describes, or find it built. `pool` are processes that were started before.
+    With `check` what is there already is compared by its sha256, and built again where it differs.
 
     Raises ConfigError for a config that cannot be used, found before Beam starts; BudgetExceeded where too many rows
     were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
@@ -58,14 +61,15 @@ def build(
     with started_pool(runner, workers, debug=debug) if pool is None else contextlib.nullcontext(pool) as pool:
         if pool is not None:
             pool.prepare(config)
-        plan = plan_build(config)
-        for warning in plan.warnings:
-            console.print(f"warning: {warning}", highlight=False, markup=False)
+        plan = replace(plan_build(config), check_hashes=check)
+        _warn(console, plan.warnings)
         workers = default_workers(len(plan.units)) if workers is None else workers
+        check_is_seen(plan, runner, workers)
         published = find_published(plan)
-        if published is not None:
+        if published is not None and not check:
             return BuildResult(published, plan, False, workers, facts)
-        return run_plan(plan, runner, workers, beam_args, pool, console, facts, debug=debug)
+        result = run_plan(plan, runner, workers, beam_args, pool, console, facts, debug=debug)
+    return result if published is None else replace(result, built=facts.blocks > 0)
 
 
 def run_plan(
@@ -81,9 +85,8 @@ def run_plan(
 ) -> BuildResult:
     """Run the pipeline of a plan, which publishes what it makes. Raises as `build` does."""
     plan, engine = with_engine(plan, plan.recipe.config.engine)
-    for warning in (*engine.warnings, *check_first_rows(plan)):
-        console.print(f"warning: {warning}", highlight=False, markup=False)
-    check_writable(plan.output)
+    _warn(console, (*engine.warnings, *check_first_rows(plan), *check_writable(plan.output), *other_builds(plan)))
+    mark_started(plan.output)
     run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
     try:
         run(plan)
@@ -96,14 +99,33 @@ def run_plan(
     return result
 
 
-def check_writable(output: Folder) -> None:
-    """Raises ConfigError where nothing can be written into the output folder."""
-    probe = f"state/probe-{secrets.token_hex(8)}"
+def check_is_seen(plan: BuildPlan, runner: str, workers: int) -> None:
+    """Raises ConfigError for files in the memory of a process that is not the only one."""
+    in_memory = next((url for url in (plan.output.url, *plan.urls.values()) if url.startswith("memory://")), None)
+    if in_memory and not (runner == DEFAULT_RUNNER and workers == 1):
+        raise ConfigError(
+            f"{in_memory}: memory:// is seen by one process alone, and workers are others; build with {DEFAULT_RUNNER} "
+            "and workers=1, or give a folder or an object store's URL"
+        )
+
+
+def check_writable(output: Folder) -> list[str]:
+    """A warning of a store that lets two writers publish. Raises ConfigError where nothing can be written."""
     try:
-        output.write(probe, b"")
-        output.remove(probe)
+        if refuses_second(output):
+            return []
     except OSError as error:
         raise ConfigError(f"output: {output.shown} cannot be written: {error.strerror or error}") from error
+    return [
+        f"output: {output.shown}: the store does not refuse to create a file that is there already. So the manifest "
+        f"is looked for, written, and read back after {SETTLE_SECONDS:g} s: let no build of another config write into "
+        "this folder at the same time (two of the same config do no harm)"
+    ]
+
+
+def _warn(console: Console, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
 
 
 def _run(

@@ -1,14 +1,18 @@
 """What will be read, and by how many: files from the config's paths, cut into units for the workers."""
 
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
+
+from fsspec.core import split_protocol, strip_protocol
 
 from pipeline.blocks import SourceFile, Stretch, Unit
 from pipeline.config import BuildConfig
 from pipeline.readers.listing import list_files
 from pipeline.readers.parquet import row_group_bytes
+from schemas.errors import ConfigError
 
 WARN_BYTES = 2**30
 """A unit above this that cannot be split is warned of."""
@@ -43,6 +47,7 @@ def list_sources(config: BuildConfig) -> list[SourceFile]:
 
 def cut_files(files: Sequence[SourceFile], config: BuildConfig, first_source: int = 0) -> SourcePlan:
     """Files in the order of the config's `sources`; their indexes as sources begin at `first_source`."""
+    _refuse_output(config, files)
     units: list[Unit] = []
     for setting, indexed in groupby(enumerate(files, first_source), key=lambda item: item[1].setting):
         limit = config.sources[setting].limit
@@ -53,6 +58,22 @@ def cut_files(files: Sequence[SourceFile], config: BuildConfig, first_source: in
         ]
     warnings = (_warning(file) for file in files if config.sources[file.setting].limit is None)
     return SourcePlan(tuple(files), tuple(units), tuple(warning for warning in warnings if warning))
+
+
+def _refuse_output(config: BuildConfig, files: Iterable[SourceFile]) -> None:
+    """Raises ConfigError for a source that a build has written itself, such as its rejects."""
+    output = posixpath.join(_full_name(config.output), "")
+    found = next((file for file in files if _full_name(file.url).startswith(output)), None)
+    if found is not None:
+        raise ConfigError(
+            f"sources.{found.setting}.path: it matches {found.url}, which is in the output folder; give a narrower "
+            "pattern, or an output outside of the sources"
+        )
+
+
+def _full_name(url: str) -> str:
+    path: str = strip_protocol(url)
+    return f"{split_protocol(url)[0] or 'file'}://{posixpath.normpath(path)}"
 
 
 def _cut(index: int, file: SourceFile, block_bytes: int) -> list[_Part]:

@@ -18,7 +18,7 @@ from pipeline.tokenize import tokenize_documents
 from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, Reject
-from schemas.store import without_secrets
+from schemas.urls import without_secrets
 
 ROWS = 1000
 BLOCK_BYTES = 2**20

@@ -1,7 +1,10 @@
 """Progress of a run, drawn from the output's `state/`: runners have no way out for it."""
 
+import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +13,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.block_info import BlockState, unit_sha256
 from pipeline.build_plan import BuildPlan
+from pipeline.file_sizes import REQUESTS
 from pipeline.run_facts import RunFacts
+
+NEAR_SECONDS, FAR_SECONDS = 0.3, 10.0
+"""Between two looks at a disk, and at a store, where each look is a request for every thousand files."""
+
+SHARE = 10
+"""A look that takes long, as a listing of many files does, is followed by so many times its time without one."""
+
+LEAVE_SECONDS = 1.0
+"""So long a run that failed or was interrupted waits for a look that is under way."""
+
+AT_ONCE = 2_000
+"""States that one look reads at most: those of a build that was nearly done before are many."""
 
 
 @dataclass
@@ -36,15 +52,25 @@ class StateReader:
         self._units = {unit.index: unit_sha256(unit) for unit in plan.units}
         self._read: set[str] = set()
         self.seen = Seen()
+        self.is_near = plan.output.is_local
 
-    def look(self) -> Seen:
-        store = self._plan.state
-        for name in store.names():
-            if name.endswith(".json") and name not in self._read and (state := store.read(name)) is not None:
+    def look(self, most: int | None = None) -> Seen:
+        """Read those states that are new, or as many of them."""
+        names = [name for name in self._plan.state.names() if name.endswith(".json") and name not in self._read]
+        for name, state in self._states(names[:most]):
+            if state is not None:
                 self._read.add(name)
                 if self._units.get(state.info.unit) == state.info.unit_sha256:
                     self._add(state)
         return self.seen
+
+    def _states(self, names: Sequence[str]) -> Iterator[tuple[str, BlockState | None]]:
+        store = self._plan.state
+        if self.is_near:
+            yield from ((name, store.read(name)) for name in names)
+            return
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            yield from zip(names, pool.map(store.read, names), strict=True)
 
     def _add(self, state: BlockState) -> None:
         info = state.info
@@ -55,6 +81,17 @@ class StateReader:
         self.seen.input_bytes += info.input_bytes
         if self._facts is not None:
             self._facts.add(state)
+
+    def looks(self, stop: threading.Event, shortest: float) -> Iterator[Seen]:
+        """Look again and again until it is stopped, with pauses of `shortest` seconds at least. Where the store fails,
+        the run itself says so."""
+        pause = shortest
+        while not stop.wait(pause):
+            begun = time.monotonic()
+            with contextlib.suppress(OSError):
+                self.look(AT_ONCE)
+            pause = max(shortest, SHARE * (time.monotonic() - begun))
+            yield self.seen
 
 
 @contextmanager
@@ -70,7 +107,8 @@ def shown_progress(plan: BuildPlan, console: Console, facts: RunFacts) -> Iterat
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(LEAVE_SECONDS)
+    thread.join()
     reader.look()
 
 
@@ -84,15 +122,13 @@ def _show_bar(reader: StateReader, units: int, console: Console, stop: threading
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("building", total=units, seen="starting")
-        while not stop.wait(0.3):
-            seen = reader.look()
+        for seen in reader.looks(stop, NEAR_SECONDS if reader.is_near else FAR_SECONDS):
             progress.update(task, completed=seen.units, seen=str(seen))
 
 
 def _print_lines(reader: StateReader, units: int, console: Console, stop: threading.Event) -> None:
     printed = 0
-    while not stop.wait(10):
-        seen = reader.look()
+    for seen in reader.looks(stop, FAR_SECONDS):
         if seen.blocks != printed:
             console.print(f"{seen.units} of {units} units: {seen}", highlight=False)
             printed = seen.blocks

@@ -7,9 +7,11 @@ from typing import TypeVar
 from pipeline.block_info import BlockInfo, different_attempts
 from pipeline.blocks import SourceFile
 from pipeline.certify.differences import refuse_differences
+from pipeline.exclusive import SETTLE_SECONDS, create_once
 from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.file_sizes import wrong_size
 from pipeline.recipe import Recipe, load_tools, make_dataset_id, resolved_config
-from pipeline.serving import write_tokenizer_folder
+from pipeline.serving import tokenizer_folder, write_tokenizer_folder
 from pipeline.terminators import check_terminated
 from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import DatasetError
@@ -43,6 +45,8 @@ def publish(
     files: Mapping[int, SourceFile],
     recipe: Recipe,
     generation: NewGeneration,
+    *,
+    settle_seconds: float = SETTLE_SECONDS,
 ) -> Manifest:
     """Write the generation's manifest, once; where it is there already, it must be this one.
 
@@ -50,11 +54,21 @@ def publish(
     missing, came out differently on two attempts, lost its shard, or another data set was published into the folder
     meanwhile; BlockFailure where the fast engine was wrong.
     """
-    output = Folder(recipe.config.output)
+    output = recipe.config.output_folder
     blocks = complete_blocks(infos, unit_count)
     for info in blocks:
         refuse_engine_difference(info, files, recipe)
     manifest = make_manifest(blocks, files, recipe, generation)
+    _check_quality(manifest, blocks, files, recipe)
+    _check_files(blocks, output)
+    _write_manifest(manifest, recipe, output, settle_seconds)
+    return manifest
+
+
+def _check_quality(
+    manifest: Manifest, blocks: Sequence[BlockInfo], files: Mapping[int, SourceFile], recipe: Recipe
+) -> None:
+    """The user's limits: rejects, turns without an end, differences from what is served."""
     check_budget(manifest, recipe.config.max_reject_fraction)
     open_turns = tuple(turn for info in blocks for turn in info.turns.open_turns)
     check_terminated(
@@ -63,16 +77,37 @@ def publish(
     if manifest.certificate:
         urls = {source: file.url for source, file in files.items()}
         refuse_differences(manifest.certificate, urls, allowed=recipe.config.allow_differences)
-    _check_files(blocks, output)
-    write_tokenizer_folder(recipe, load_tools(recipe), output)
-    if not output.create(manifest_name(generation.number), manifest.encode()):
-        published = load_manifest(output, generation.number)
-        if (published.id, published.shards) != (manifest.id, manifest.shards):
-            raise DatasetError(
-                f"{output.shown}: another data set ({published.id[:12]}) was published here during this build "
-                f"({manifest.id[:12]}); choose another output"
-            )
-    return manifest
+
+
+def _write_manifest(manifest: Manifest, recipe: Recipe, output: Folder, settle_seconds: float) -> None:
+    """`tokenizer/` and the manifest. Nothing of another data set that is published here is touched. The tokenizer is
+    written a second time: a build of another recipe may have written its own, just before it was refused."""
+    name = manifest_name(manifest.generation)
+    tokenizer = tokenizer_folder(recipe, load_tools(recipe))
+    refuse_other(manifest, output)
+    write_tokenizer_folder(tokenizer, output)
+    if not create_once(output, name, manifest.encode(), settle_seconds):
+        refuse_other(manifest, output)
+    write_tokenizer_folder(tokenizer, output)
+
+
+def refuse_other(manifest: Manifest, output: Folder) -> None:
+    """Raises DatasetError where a manifest is published that is not this one. Two builds of one config may differ in
+    the engine and the certificate alone; what they publish holds the same shards."""
+    name = manifest_name(manifest.generation)
+    if output.size(name) is None:
+        return
+    published = load_manifest(output, manifest.generation)
+    if published.id != manifest.id:
+        raise DatasetError(
+            f"{output.shown}/{name}: another data set ({published.id[:12]}) was published here during this build "
+            f"({manifest.id[:12]}); choose another output"
+        )
+    if published.shards != manifest.shards:
+        raise DatasetError(
+            f"{output.shown}/{name}: published here already, with other shards of the same rows and recipe: something "
+            "in the recipe is not deterministic; look at custom transforms"
+        )
 
 
 def refuse_engine_difference(info: BlockInfo, files: Mapping[int, SourceFile], recipe: Recipe) -> None:
@@ -100,12 +135,11 @@ def complete_blocks(infos: Iterable[BlockInfo], unit_count: int) -> list[BlockIn
 
 
 def _check_files(blocks: Sequence[BlockInfo], output: Folder) -> None:
-    for info in blocks:
-        for file in info.files:
-            if output.size(file.name) != file.bytes:
-                raise DatasetError(
-                    f"{file.name}: {output.size(file.name)} bytes, {file.bytes} were written; build again"
-                )
+    wrong = wrong_size(output, [file for info in blocks for file in info.files])
+    if wrong is not None:
+        file, size = wrong
+        found = "is missing" if size is None else f"has {size} bytes"
+        raise DatasetError(f"{file.name} {found}, {file.bytes} bytes were written; build again")
 
 
 def check_budget(manifest: Manifest, allowed: float) -> None:

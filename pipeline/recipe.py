@@ -25,7 +25,7 @@ from schemas import __version__
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Parent
 from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, canonical_sha256, dataset_id
-from schemas.store import without_secrets
+from schemas.urls import without_secrets
 
 
 @dataclass(frozen=True)
@@ -215,10 +215,12 @@ def load_tools(recipe: Recipe) -> Tools:
 
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:
-    """The config as the manifest keeps it: every default filled in, without the output, the engine (the manifest's
-    tokenizer says which one ran), what only `watch` looks at, and secrets."""
-    values = config.model_dump(mode="json", exclude={"output", "engine", "watch"}) | {"clock": config.day}
+    """The config as the manifest keeps it: every default filled in, without the output, profiles, the engine (the
+    manifest's tokenizer says which one ran), what only `watch` looks at, and secrets."""
+    left_out = {"output", "output_profile", "engine", "watch"}
+    values = config.model_dump(mode="json", exclude=left_out) | {"clock": config.day}
     for source in values["sources"]:
+        del source["profile"]
         paths = source["path"]
         source["path"] = [without_secrets(path) for path in ([paths] if isinstance(paths, str) else paths)]
     for key in ("path", "special_tokens"):

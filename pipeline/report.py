@@ -16,7 +16,8 @@ from schemas.policy import LossPolicy
 
 def print_summary(result: BuildResult, console: Console) -> None:
     manifest = result.manifest
-    word = "built" if result.built else "already built"
+    checked = ", every file by its sha256" if result.plan.check_hashes else ""
+    word = "built" if result.built else f"already built{checked}"
     console.print(f"{word}: {result.plan.output.shown} (data set {manifest.id[:12]})", highlight=False, markup=False)
     table = facts_table(manifest, result.plan.recipe.config.loss_policy)
     if result.built:

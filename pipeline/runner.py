@@ -105,8 +105,9 @@ def _killed(plan: BuildPlan) -> str:
     peak = max((block.peak_memory for block in finished), default=0)
     needed = f"; workers took up to {peak / 2**20:.0f} MiB for a block so far" if peak else ""
     size = plan.recipe.config.block_bytes / 2**20
+    place = f"at block {', '.join(open_blocks)}" if open_blocks else "between two blocks, or publishing"
     return (
-        f"a worker process was killed, most likely for want of memory, while at block {', '.join(open_blocks) or '?'} "
+        f"a worker process was killed, most likely for want of memory, while {place} "
         f"(block_bytes is {size:.4g} MiB{needed}). Build again to go on from here; with fewer --workers or a smaller "
         "block_bytes (which makes another recipe) it needs less"
     )

@@ -1,6 +1,7 @@
 """`tokenizer/` of a data set: what a server needs to see the same tokens that were trained."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.chat.formatter import ChatFormatter
@@ -10,13 +11,15 @@ from schemas.golden import GOLDEN
 from schemas.store import Folder
 
 
-def write_tokenizer_folder(recipe: Recipe, tools: Tools, output: Folder) -> None:
-    files = serving_files(recipe, tools)
-    golden = make_golden(recipe, tools.formatter) if tools.formatter else None
-    if golden is not None:
-        files[GOLDEN] = golden.encode()
+def write_tokenizer_folder(files: Mapping[str, bytes], output: Folder) -> None:
     for name, data in sorted(files.items()):
         output.ensure(f"tokenizer/{name}", data)
+
+
+def tokenizer_folder(recipe: Recipe, tools: Tools) -> dict[str, bytes]:
+    """All files of `tokenizer/`, by name."""
+    golden = make_golden(recipe, tools.formatter) if tools.formatter else None
+    return serving_files(recipe, tools) | ({GOLDEN: golden.encode()} if golden is not None else {})
 
 
 def serving_files(recipe: Recipe, tools: Tools) -> dict[str, bytes]:

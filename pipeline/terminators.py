@@ -10,7 +10,7 @@ from pipeline.turns import EXAMPLES, OpenTurn, TurnAudit
 from schemas.channels import Part, Role, pack_channel
 from schemas.manifest import TurnCounts, add_turns
 from schemas.policy import LossPolicy
-from schemas.store import without_secrets
+from schemas.urls import without_secrets
 
 
 def check_terminated(audit: TurnAudit, files: Mapping[int, SourceFile], recipe: Recipe, extent: str) -> None:

@@ -34,7 +34,6 @@ from pipeline.token_block import TokenBlock
 from pipeline.tokenize import tokenize_documents
 from pipeline.write import write_block
 from schemas.shard import ShardMeta
-from schemas.store import Folder
 
 register_coders()
 
@@ -95,7 +94,8 @@ def _finished_blocks(plan: BuildPlan, unit: Unit) -> list[BlockInfo]:
     """The first blocks of a unit that need not be computed again."""
     finished: list[BlockInfo] = []
     while not (finished and finished[-1].last):
-        found = plan.state.load_whole(BlockKey(unit.index, len(finished), last=False), unit)
+        key = BlockKey(unit.index, len(finished), last=False)
+        found = plan.state.load_whole(key, unit, by_hash=plan.check_hashes)
         if found is None or found.info.difference or not _is_certified(found.info, plan):
             break
         finished.append(found.info if plan.certificate else found.info.without_certificate())
@@ -151,7 +151,7 @@ def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
     recipe = plan.recipe
     meta = ShardMeta(recipe.config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
     unit = plan.units[block.key.unit]
-    info = write_block(block, meta, unit_sha256(unit), Folder(recipe.config.output), plan.generation.tag)
+    info = write_block(block, meta, unit_sha256(unit), plan.output, plan.generation.tag)
     plan.state.finish(
         BlockState(
             info=info,

@@ -112,10 +112,3 @@ def count_bytes(data: bytes) -> npt.NDArray[np.int64]:
     for byte in data[len(data) & ~1 :]:
         counts[byte] += 1
     return counts
-
-
-def tokens_per_pack(packs: Packs) -> npt.NDArray[np.int64]:
-    """int64[P]: tokens of the documents, padding apart."""
-    ends = np.concatenate([[0], np.cumsum(packs.doc_lengths, dtype=np.int64)])
-    tokens: npt.NDArray[np.int64] = np.diff(ends[packs.doc_offsets])
-    return tokens

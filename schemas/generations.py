@@ -88,6 +88,10 @@ def read_links(folder: Folder, after: Link | None = None) -> Iterator[Link]:
             data = folder.read(name)
         except FileNotFoundError:
             return
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise DatasetError(
+                f"{folder.shown}/{name} cannot be read: {error}; give the folder of a data set"
+            ) from error
         manifest = decode_manifest(data, f"{folder.shown}/{name}")
         _check_child(f"{folder.shown}/{name}", manifest, after)
         after = Link(manifest, hashlib.sha256(data).hexdigest())

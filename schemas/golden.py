@@ -42,7 +42,7 @@ class Golden(Record):
 def decode_golden(data: bytes, where: str) -> Golden:
     """Raises DatasetError for what is no file of golden vectors."""
     try:
-        return Golden.model_validate_json(data)
+        return Golden.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise DatasetError(
             f"{where}: no golden vectors of format 1: {first_problem(error)}; copy the file from the data set's "

@@ -1,6 +1,8 @@
 """The manifest: what a data set is made of. Written last; readers trust it and never list a folder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -14,14 +16,19 @@ MANIFEST = "manifest.json"
 
 FileName = Annotated[str, AfterValidator(check_name)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-TokenId = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, le=1)]
+SourceIndex = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,17})$")]
 
 
 def _check_byte(key: str) -> str:
-    if not (key.isdecimal() and int(key) < 256 and LEGAL[int(key)]):
-        raise ValueError(f"{key!r} is no legal channel byte")
+    if key not in _BYTES:
+        raise ValueError(f"{key[:40]!r} is no legal channel byte")
     return key
+
+
+_BYTES = {str(byte) for byte in range(256) if LEGAL[byte]}
 
 
 Histogram = dict[Annotated[str, AfterValidator(_check_byte)], Count]
@@ -85,7 +92,7 @@ class Channels(Record):
     """Histograms of the channel byte over all shards, holdout apart; `sources` by index as a string."""
 
     total: Histogram
-    sources: dict[str, Histogram]
+    sources: dict[SourceIndex, Histogram]
 
 
 class TurnCounts(Record):
@@ -104,7 +111,7 @@ class Turns(Record):
     """`sources` by index as a string; those without turns are absent."""
 
     total: TurnCounts
-    sources: dict[str, TurnCounts]
+    sources: dict[SourceIndex, TurnCounts]
 
 
 class Totals(Record):
@@ -123,7 +130,7 @@ class Totals(Record):
 class Holdout(Record):
     """Shards that are no part of the training data: a share of the rows, chosen by a hash of their place."""
 
-    share: float
+    share: Share
     shards: list[ShardFile]
     channels: Histogram
 
@@ -179,8 +186,8 @@ class Manifest(Record):
     format: Literal["1"] = "1"
     id: Sha256
     recipe_id: Sha256
-    seq_len: Annotated[int, Field(gt=0)]
-    vocab_size: Annotated[int, Field(gt=0)]
+    seq_len: Annotated[int, Field(gt=0, lt=2**31)]
+    vocab_size: Annotated[int, Field(gt=0, le=2**31)]
     bos_id: TokenId | None
     eos_id: TokenId | None
     pad_id: TokenId
@@ -196,7 +203,7 @@ class Manifest(Record):
     channels: Channels
     turns: Turns
     totals: Totals
-    fill: float
+    fill: Share
     certificate: Certificate | None
     generation: Count
     parent: Parent | None
@@ -208,13 +215,15 @@ class Manifest(Record):
 def first_problem(error: ValidationError) -> str:
     """The place of the first thing that is wrong, and what it is."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    place = ".".join(str(part)[:40] for part in first["loc"])
+    return f"{place}: {first['msg'][:200]}"
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """Raises DatasetError for another format and for anything that is no manifest."""
     try:
-        return Manifest.model_validate_json(data)
+        with _uncollected():
+            return Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
         seen = error.errors(include_url=False)[0]["input"]
         raise DatasetError(
@@ -223,9 +232,28 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         ) from error
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Records by the hundred thousand, and none is a cycle: looking through them for garbage takes as long as reading
+    them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def manifest_name(generation: int) -> str:
     """manifest.json for the first, number 0, then manifest-0001.json and so on."""
     return f"manifest-{generation:04}.json" if generation else MANIFEST
+
+
+def named_files(manifest: Manifest) -> list[ShardFile | RejectFile]:
+    """Every file that the manifest names, the holdout's and the rejects' with them."""
+    held_out = manifest.holdout.shards if manifest.holdout else []
+    return [*manifest.shards, *held_out, *manifest.rejects.files]
 
 
 def load_manifest(folder: Folder, generation: int = 0) -> Manifest:
@@ -235,6 +263,8 @@ def load_manifest(folder: Folder, generation: int = 0) -> Manifest:
         data = folder.read(manifest_name(generation))
     except FileNotFoundError as error:
         raise DatasetError(f"{where} does not exist: no data set here, or its build has not finished") from error
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise DatasetError(f"{where} cannot be read: {error}; give the folder of a data set") from error
     return decode_manifest(data, where)
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from schemas.channels import LEGAL, NO_LOSS, Part, Role, unpack_channel
 from schemas.errors import ConfigError
+from schemas.yaml_text import load_yaml
 
 RoleName = Literal["none", "system", "user", "assistant", "tool", "text"]
 PartName = Literal["template", "body", "reasoning", "tool_call", "end", "markup"]
@@ -84,8 +84,8 @@ DEFAULT_POLICY = PRESETS["assistant"]
 def parse_policy(text: str, key: str = "--policy") -> LossPolicy:
     """A policy as it is typed: the name of a preset, or YAML. Raises ConfigError, which names the key."""
     try:
-        return _ADAPTER.validate_python(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
+        return _ADAPTER.validate_python(load_yaml(text))
+    except ValueError as error:
         why = _describe(error) if isinstance(error, ValidationError) else "not valid YAML"
         example = "'[{roles: [assistant], parts: [body, end]}]'"
         raise ConfigError(f"{key} {text!r}: {why}; give a preset, or a list of terms such as {example}") from error

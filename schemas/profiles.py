@@ -12,12 +12,12 @@ profile the store's own library looks for credentials: its environment variables
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from schemas.errors import ConfigError
+from schemas.yaml_text import load_yaml
 
 VARIABLE = "PACKLINE_PROFILES"
 DEFAULT_FILE = "~/.config/packline/profiles.yaml"
@@ -29,13 +29,18 @@ def storage_options(profile: str | None) -> Mapping[str, Any]:
         return {}
     path = Path(os.environ.get(VARIABLE) or DEFAULT_FILE).expanduser()
     try:
-        profiles = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+        profiles = _read(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"profile {profile!r}: {path} cannot be read ({type(error).__name__}); {VARIABLE} names the profiles' file"
-        ) from error
+        ) from None  # a YAML error quotes the line, which may hold a secret
     options = profiles.get(profile) if isinstance(profiles, dict) else None
     if not isinstance(options, dict):
         known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else "none"
         raise ConfigError(f"profile {profile!r}: {path} has no such mapping; it has {known}")
     return options
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, _modified: int) -> Any:
+    return load_yaml(path.read_text("utf-8"))

@@ -30,13 +30,17 @@ class Reason(StrEnum):
     NO_TRAINED_TOKENS = "no_trained_tokens"
 
 
+_MOST_CHARACTERS = 1000
+
+
 class RejectRow(ValueError):
-    """Raised by a step that cannot turn a row into documents."""
+    """Raised by a step that cannot turn a row into documents. The detail is shortened, and is text that can be written:
+    a template or a custom function may have put anything there."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        self.reason = Reason(reason)
+        self.detail = str(detail)[:_MOST_CHARACTERS].encode(errors="backslashreplace").decode()
+        super().__init__(f"{self.reason}: {self.detail}")
 
     def __reduce__(self) -> tuple[type["RejectRow"], tuple[Reason, str]]:
         return RejectRow, (self.reason, self.detail)

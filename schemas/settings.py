@@ -7,10 +7,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import ConfigError
+from schemas.yaml_text import MOST_BYTES, load_yaml
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -22,26 +22,20 @@ _EXPECTED = {
 """What pydantic says in Python's terms, by its type of error."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a key given twice is an error, not the last of the two."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+MOST_PROBLEMS, MOST_CHARACTERS = 20, 200
+"""So many are told at once, and so much is shown of a value."""
 
 
 def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
     """Read a YAML file into `model`. Raises ConfigError with one line for each thing that is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES).decode()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot read the config: {error}") from error
     try:
-        values = yaml.load(text, _Loader) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a day that is none
+        values = load_yaml(text) or {}
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, this is a {type(values).__name__}")
@@ -63,8 +57,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not dotted:
         raise ConfigError(f"--set {override!r}: expected KEY=VALUE, as in --set seq_len=2048")
     try:
-        value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:
+        value = load_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
     *parents, last = dotted.split(".")
     node: Any = values
@@ -97,7 +91,7 @@ def _list_index(node: list[Any], key: str, override: str) -> int:
 def _describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     known = _all_keys(model.model_json_schema())
     lines = []
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:MOST_PROBLEMS]:
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             key = str(item["loc"][-1])
@@ -109,6 +103,8 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
             message = _EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
             seen = "" if isinstance(item["input"], dict | list) else f" (got {_shown(item['input'])})"
             lines.append(f"{where!r}: {message}{seen}" if where else f"{message}{seen}")
+    if error.error_count() > MOST_PROBLEMS:
+        lines.append(f"and {error.error_count() - MOST_PROBLEMS} more")
     return lines
 
 
@@ -116,7 +112,8 @@ def _shown(value: Any) -> str:
     """A value of YAML as it may stand in the file."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return str(value) if isinstance(value, date) else repr(value)
+    text = str(value) if isinstance(value, date) else repr(value)
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
 
 
 def _all_keys(schema: dict[str, Any]) -> set[str]:

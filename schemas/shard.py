@@ -45,8 +45,11 @@ class ShardMeta:
                 "rebuild the data set, or use the version that wrote it"
             )
         try:
+            seq_len = int(entries["packline.seq_len"])
+            if not 0 < seq_len < 2**31:
+                raise ValueError(f"seq_len {seq_len}")
             return cls(
-                seq_len=int(entries["packline.seq_len"]),
+                seq_len=seq_len,
                 recipe_id=entries["packline.recipe_id"],
                 pad_id=int(entries["packline.pad_id"]),
                 tokenizer_sha256=entries["packline.tokenizer_sha256"],
@@ -109,9 +112,10 @@ def packs_to_batch(packs: Packs, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def batch_to_packs(batch: pa.RecordBatch, seq_len: int) -> Packs:
-    """Zero copy: the arrays view the batch's buffers and are read-only."""
+    """Zero copy: the arrays view the batch's buffers and are read-only. Raises ArrowInvalid for offsets that lead out
+    of their buffers."""
 
-    batch.validate()
+    batch.validate(full=True)
 
     def tokens(name: str) -> npt.NDArray[Any]:
         return documents(name).reshape(-1, seq_len)
@@ -131,6 +135,30 @@ def batch_to_packs(batch: pa.RecordBatch, seq_len: int) -> Packs:
         doc_piece=documents("doc_piece"),
         weight=tokens("weight") if "weight" in batch.schema.names else None,
     )
+
+
+def tokens_per_pack(packs: Packs) -> npt.NDArray[np.int64]:
+    """int64[P]: tokens of the documents, padding apart."""
+    ends = np.concatenate([[0], np.cumsum(packs.doc_lengths, dtype=np.int64)])
+    tokens: npt.NDArray[np.int64] = np.diff(ends[packs.doc_offsets])
+    return tokens
+
+
+def _check_documents(packs: Packs, where: str) -> None:
+    """Raises DatasetError unless the documents have borders that can be relied on. No token is read."""
+    documents = len(packs.doc_lengths)
+    columns = (packs.doc_source, packs.doc_position, packs.doc_piece)
+    if any(len(column) != documents for column in columns) or packs.doc_offsets[-1:].tolist() != [documents]:
+        problem = "the columns of documents are not of one length"
+    elif (np.diff(packs.doc_offsets) < 1).any():
+        problem = "a pack has no document"
+    elif (packs.doc_lengths < 1).any():
+        problem = "a document has no token"
+    elif (tokens_per_pack(packs) > packs.input_ids.shape[1]).any():
+        problem = "the documents of a pack are longer than seq_len"
+    else:
+        return
+    raise DatasetError(f"{where}: {problem}; rebuild it")
 
 
 def write_shard(packs: Packs, meta: ShardMeta, sink: Any) -> None:
@@ -170,6 +198,8 @@ def read_shard(source: pa.NativeFile | pa.Buffer, where: str) -> Shard:
         batches = tuple(
             batch_to_packs(reader.get_batch(index), meta.seq_len) for index in range(reader.num_record_batches)
         )
+        for batch in batches:
+            _check_documents(batch, where)
         if any(len(batch) != PACKS_PER_BATCH for batch in batches[:-1]):
             raise DatasetError(f"{where}: a batch before the last has not {PACKS_PER_BATCH} packs; rebuild it")
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:

@@ -1,22 +1,26 @@
 """Files on any fsspec store: what both houses need to read and write a data set."""
 
 import contextlib
-import os
 import posixpath
 import re
-import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, TypeVar, cast
 
-import fsspec
-from fsspec.core import url_to_fs
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.errors import DatasetError
-from schemas.profiles import storage_options
+from schemas.errors import DatasetError, StoreError
+from schemas.file_system import find_file_system
+from schemas.local_files import create_file, write_file
+from schemas.range_file import open_ranges
+from schemas.retry import ShortAnswer, call_store, http_status
+from schemas.urls import without_secrets
+
+Result = TypeVar("Result")
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -26,14 +30,6 @@ def check_name(name: str) -> str:
     if not _SAFE_NAME.fullmatch(name):
         raise ValueError(f"unsafe file name {name!r} in a manifest: only relative names like shards/00000-000.arrow")
     return name
-
-
-def without_secrets(url: str) -> str:
-    """The URL without user, password and query, fit for a log or a manifest. A plain path stays as it is."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +44,24 @@ class StoredFile:
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A folder on a store. Picklable; the file system is looked up where it is used, with the options of `profile`, a
-    name in the profiles file of the machine."""
+    name in the profiles file of the machine.
+
+    What a store refuses for a moment is asked again. Methods raise StoreError where it stays so, ConfigError where the
+    store cannot be reached as it is configured.
+    """
 
     url: str
     profile: str | None = None
 
-    def _resolve(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
-        fs, root = url_to_fs(self.url, **storage_options(self.profile))
+    def _resolve(self, name: str) -> tuple[AbstractFileSystem, str]:
+        fs, root = find_file_system(self.url, self.profile)
         return fs, posixpath.join(root.rstrip("/") or "/", name) if name else root
+
+    def _call(self, name: str, call: Callable[[AbstractFileSystem, str], Result]) -> Result:
+        fs, path = self._resolve(name)
+        if isinstance(fs, LocalFileSystem):
+            return call(fs, path)
+        return call_store(f"{self.shown.rstrip('/')}/{name}", lambda: call(fs, path))
 
     @property
     def shown(self) -> str:
@@ -72,39 +78,43 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError where there is no such file."""
-        fs, path = self._resolve(name)
-        data: bytes = fs.cat_file(path)
-        return data
+        return self._call(name, _read_whole)
 
     def size(self, name: str) -> int | None:
         """The size in bytes, or None where there is no such file."""
-        fs, path = self._resolve(name)
         try:
-            return int(fs.info(path)["size"])
+            info = self._call(name, lambda fs, path: fs.info(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return None if info["type"] == "directory" else int(info["size"])
 
-    def open(self, name: str) -> Any:
+    def open(self, name: str) -> BufferedReader:
+        """For reading, with seeks; of a file on a store only what is read is fetched. Raises FileNotFoundError."""
         fs, path = self._resolve(name)
-        return fs.open(path, "rb")
+        if isinstance(fs, LocalFileSystem):
+            return cast(BufferedReader, fs.open(path, "rb"))
+        size = self.size(name)
+        if size is None:
+            raise FileNotFoundError(f"{self.shown}/{name}")
+        return open_ranges(lambda start, end: self.read_range(name, start, end), size)
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of a file that has so many."""
+        return self._call(name, lambda fs, path: read_range(fs, path, start, end))
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the files right below `folder`; empty where it does not exist."""
-        fs, path = self._resolve(folder)
-        fs.invalidate_cache()
         try:
-            found = fs.ls(path, detail=False)
+            found = self._call(folder, lambda fs, path: _uncached(fs).ls(path, detail=False))
         except FileNotFoundError:
             return []
         return sorted(posixpath.join(folder, posixpath.basename(str(item).rstrip("/"))) for item in found)
 
     def files(self, folder: str) -> list[StoredFile]:
         """The files below `folder`, at any depth, sorted by name: one listing. Readers of a data set never need it."""
-        fs, path = self._resolve(folder)
-        fs.invalidate_cache()
         root = self._resolve("")[1].rstrip("/")
         try:
-            found = fs.find(path, detail=True)
+            found = self._call(folder, lambda fs, path: _uncached(fs).find(path, detail=True))
         except FileNotFoundError:
             return []
         return [
@@ -114,42 +124,58 @@ class Folder:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file whole or not at all, over one of the same name."""
-        fs, path = self._resolve(name)
-        if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, bytes(data))
-            return
-        temporary = _write_temporary(path, data)
-        os.replace(temporary, path)
-        sync_path(os.path.dirname(path))
+        if self.is_local:
+            write_file(str(self.local_path(name)), data)
+        else:
+            self._call(name, lambda fs, path: fs.pipe_file(path, bytes(data)))
 
     def ensure(self, name: str, data: bytes | memoryview) -> None:
         """Write a file unless it is there with these very bytes."""
-        if self.size(name) != len(data) or self.read(name) != bytes(data):
+        if not self._holds(name, data):
             self.write(name, data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create a file whole. False where one of this name exists, which then stays as it is."""
-        fs, path = self._resolve(name)
-        if not isinstance(fs, LocalFileSystem):
-            try:
-                fs.pipe_file(path, data, mode="create")
-            except FileExistsError:
-                return False
-            return True
-        temporary = _write_temporary(path, data)
+        """Create a file whole. False where another of this name exists, which then stays as it is, as far as the store
+        can (docs/stores.md). True also where it is there with these very bytes: it may be our own, of a first try whose
+        answer was lost. So what is created to keep others out must hold something of its own."""
         try:
-            os.link(temporary, path)
+            if self.is_local:
+                create_file(str(self.local_path(name)), data)
+            else:
+                self._call(name, lambda fs, path: fs.pipe_file(path, data, mode="create"))
         except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        sync_path(os.path.dirname(path))
+            return self._holds(name, data)
+        except StoreError as error:
+            if http_status(error) != 412:  # Precondition Failed, which not every library tells as FileExistsError
+                raise
+            return self._holds(name, data)
         return True
 
+    def _holds(self, name: str, data: bytes | memoryview) -> bool:
+        return self.size(name) == len(data) and self.read(name) == data
+
     def remove(self, name: str) -> None:
-        fs, path = self._resolve(name)
-        if fs.exists(path):
-            fs.rm_file(path)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self._call(name, lambda fs, path: fs.rm_file(path))
+
+
+def read_range(fs: AbstractFileSystem, path: str, start: int, end: int) -> bytes:
+    """Bytes [start, end) in one request. Raises ShortAnswer where others come."""
+    data: bytes = fs.cat_file(path, start=start, end=end)
+    if len(data) != end - start:
+        raise ShortAnswer(f"{len(data)} bytes came for [{start}, {end})")
+    return data
+
+
+def _read_whole(fs: AbstractFileSystem, path: str) -> bytes:
+    one_request = {"max_concurrency": 1} if "s3" in fs.protocol else {}  # else s3fs asks for the size first
+    data: bytes = fs.cat_file(path, **one_request)
+    return data
+
+
+def _uncached(fs: AbstractFileSystem) -> AbstractFileSystem:
+    fs.invalidate_cache()
+    return fs
 
 
 def _modified(info: dict[str, Any]) -> datetime:
@@ -161,30 +187,6 @@ def _modified(info: dict[str, Any]) -> datetime:
     if isinstance(found, str):
         found = datetime.fromisoformat(found)
     return found if isinstance(found, datetime) else datetime.now(UTC)
-
-
-def _write_temporary(path: str, data: bytes | memoryview) -> str:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    return temporary
-
-
-def sync_path(path: str | Path) -> None:
-    """A local file or folder onto its disk; of a folder, the names in it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def dataset_folder(url: str, profile: str | None = None) -> Folder:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from model_folders import MissingPackage, llama_model_folder, qwen_model_folder
+from servers import gcs_store, juicefs_store, moto_store, object_store, profiles_file  # noqa: F401 - fixtures
 
 SHARED = Path(__file__).parents[2] / "shared"
 

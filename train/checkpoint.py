@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from schemas.errors import ConfigError
-from schemas.store import sync_path
+from schemas.local_files import sync_path
 from train.architecture import Architecture
 
 FOLDER = "checkpoints"

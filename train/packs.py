@@ -19,7 +19,8 @@ from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import MANIFEST, Manifest, ShardFile, load_manifest
 from schemas.policy import LossPolicy
 from schemas.shard import Packs, Shard, ShardMeta, read_shard
-from schemas.store import Folder, dataset_folder, without_secrets
+from schemas.store import Folder, dataset_folder
+from schemas.urls import without_secrets
 
 OPEN_SHARDS = 128
 """Shards of one data set that stay mapped. Each holds a file open, of which a process may usually have 1,024."""

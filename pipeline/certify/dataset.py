@@ -50,12 +50,19 @@ class Report:
         return not (self.certificate.differences or self.other_ids)
 
 
-def certify_dataset(url: str, config: BuildConfig, rows: int | None, *, generation: Generation = "latest") -> Report:
+def certify_dataset(
+    url: str,
+    config: BuildConfig,
+    rows: int | None,
+    profile: str | None = None,
+    *,
+    generation: Generation = "latest",
+) -> Report:
     """The first `rows` rows of every entry of `sources`, or all. Raises ConfigError for a config that is not the data
     set's, and where transformers is not installed; SourceChanged where a source is no longer what was read."""
-    folder = dataset_folder(url)
+    folder = dataset_folder(url, profile)
     chain = load_chain(folder, generation)
-    plan = plan_recipe(config.model_copy(update={"output": folder.url}))
+    plan = plan_recipe(config.model_copy(update={"output": folder.url, "output_profile": profile}))
     if chain[0].recipe_id != plan.recipe.id:
         raise ConfigError(
             f"{folder.shown} holds {what_differs(plan, chain[0])}: give the config that it was built with, and its "

@@ -1,6 +1,7 @@
 """The certificate as a part of the pipeline's steps: requests are made of raw rows before they are converted, and
 compared once the block is tokenized."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ def make_requests(block: RowBlock, plan: BuildPlan, chosen: Sequence[int]) -> li
     for index in chosen:
         if plan.files[block.sources[index]].format == "jsonl":
             lines.setdefault(block.sources[index], []).append(block.positions[index])
-    again = {source: read_again(plan.files[source], positions) for source, positions in lines.items()}
+    longest = plan.recipe.config.max_line_bytes
+    again = {source: read_again(plan.files[source], positions, longest) for source, positions in lines.items()}
     samples = []
     for index in chosen:
         source, position = block.sources[index], block.positions[index]
@@ -49,9 +51,13 @@ def _request(row: Any, plan: BuildPlan, setting: int) -> Request | None:
     own = getattr(plan.converters[setting], "convert", None)
     function: Callable[..., Any] | None = getattr(own, "function", None)  # of a custom transform
     try:
-        return request_of(row, plan.recipe.config.sources[setting].transform, function)
-    except Exception:  # a row can be wrong in any way, and so can a user's function
+        request = request_of(row, plan.recipe.config.sources[setting].transform, function)
+        json.dumps(request)  # as the block's coder does
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a row can be wrong in any way, and so can a user's function
         return None
+    return request
 
 
 def certify_block(block: DocumentBlock, made: TokenBlock, plan: BuildPlan) -> Certificate | None:

@@ -8,7 +8,7 @@ import fsspec
 from pipeline.chat.prompt_template import compile_prompt_template
 from pipeline.config import PromptTemplate
 from schemas.errors import ConfigError
-from schemas.store import without_secrets
+from schemas.urls import without_secrets
 
 _FOLDER = files("pipeline.chat") / "templates"
 # Versions of one template: the number, and the space after control tokens.

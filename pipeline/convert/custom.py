@@ -19,10 +19,11 @@ import cloudpickle
 
 from pipeline.config import Custom
 from pipeline.convert.converter import Converter, Row
-from pipeline.convert.fields import wrong_type
+from pipeline.convert.fields import require_list, wrong_type
 from pipeline.convert.loss import read_loss
 from pipeline.convert.messages import OPENAI_ROLES, MessageReader
 from pipeline.convert.row_context import ContextColumns, make_conversation
+from pipeline.readers.json_depth import TOO_DEEP, is_deep
 from schemas.conversation import Conversation, Document, Message, TextDocument
 from schemas.errors import ConfigError
 from schemas.rejects import Reason, RejectRow
@@ -44,13 +45,12 @@ class ConvertCustom:
 
     def __call__(self, row: Row) -> Document:
         try:
-            result = self.function(row, **self.args)
-        except RejectRow:
+            return self._read(self.function(row, **self.args))
+        except (RejectRow, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # the user's code may fail in any way
-            detail = f"{self.name}: {type(error).__name__}: {error}"
+        except BaseException as error:  # the user's code may fail in any way, a library in Rust by no Exception
+            detail = f"{self.name}: {type(error).__name__}: {_said(error)}"
             raise RejectRow(Reason.CUSTOM_ERROR, detail[:DETAIL_LENGTH]) from error
-        return self._read(result)
 
     def _read(self, result: Any) -> Document:
         if result is None:
@@ -60,7 +60,10 @@ class ConvertCustom:
         if isinstance(result, str):
             return TextDocument(result)
         if isinstance(result, Conversation):
-            return replace(result, messages=tuple(map(self._check, result.messages, count())))
+            messages = require_list(result.messages, "messages")
+            return replace(result, messages=tuple(map(self._check, messages, count())))
+        if is_deep(result):
+            raise RejectRow(Reason.WRONG_TYPE, f"{self.name}: its result is {TOO_DEEP}")
         if isinstance(result, dict):
             messages = self.reader.read_list(result.get("messages"), "messages")
             return make_conversation(messages, result, ContextColumns())
@@ -76,6 +79,13 @@ class ConvertCustom:
 
     def __reduce__(self) -> tuple[Callable[..., "ConvertCustom"], tuple[Any, ...]]:
         return _restore, (cloudpickle.dumps(self.function), self.name, self.args, self.reader)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its class is the user's, too
+        return ""
 
 
 def _restore(function: bytes, name: str, args: Mapping[str, Any], reader: MessageReader) -> ConvertCustom:

@@ -3,15 +3,22 @@
 import json
 from typing import Any
 
+from pipeline.readers.json_depth import TOO_DEEP, is_deep, may_be_deep
 from schemas.rejects import Reason, RejectRow
 
 
 def parse_json(text: str, path: str, reason: Reason) -> Any:
-    """Raises RejectRow(reason) where `text` is no JSON."""
+    """Raises RejectRow(reason) where `text` is no JSON, or nested too deeply."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RejectRow(reason, f"{path}: not valid JSON ({type(error).__name__})") from error
+        value = json.loads(text)
+        failed = False
+    except (ValueError, RecursionError):
+        failed = True
+    if may_be_deep(text) and (failed or is_deep(value)):  # said alike however full the stack is
+        raise RejectRow(reason, f"{path}: not valid JSON, or {TOO_DEEP}")
+    if failed:
+        raise RejectRow(reason, f"{path}: not valid JSON")
+    return value
 
 
 def dump_json(value: Any, path: str) -> str:

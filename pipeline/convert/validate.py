@@ -2,7 +2,7 @@
 
 import json
 
-from pipeline.convert.fields import require_text, wrong_type
+from pipeline.convert.fields import require_list, require_object, require_text, wrong_type
 from pipeline.convert.json_text import dump_json, parse_json
 from pipeline.convert.row_context import check_variables
 from pipeline.convert.spans import check_spans
@@ -43,11 +43,11 @@ def _check_message(message: Message, path: str) -> None:
     for key in ("content", "reasoning_content", "tool_call_id", "name"):
         if getattr(message, key) is not None:
             _check_text(getattr(message, key), f"{path}.{key}")
-    for index, call in enumerate(message.tool_calls):
+    for index, call in enumerate(require_list(message.tool_calls, f"{path}.tool_calls")):
         _check_call(call, f"{path}.tool_calls[{index}]")
     if message.spans is not None:
         _check_spans(message, f"{path}.spans")
-    if message.extra:
+    if require_object(message.extra, f"{path}.extra"):
         extra = f"{path} ({', '.join(map(ascii, message.extra))})"
         _check_encodable(dump_json(message.extra, extra), extra)
 
@@ -61,7 +61,9 @@ def _check_spans(message: Message, path: str) -> None:
         raise wrong_type(path, "pairs of numbers", message.spans) from error
 
 
-def _check_call(call: ToolCall, path: str) -> None:
+def _check_call(call: object, path: str) -> None:
+    if not isinstance(call, ToolCall):
+        raise wrong_type(path, "a ToolCall", call)
     _check_text(call.name, f"{path}.name")
     if call.id is not None:
         _check_text(call.id, f"{path}.id")

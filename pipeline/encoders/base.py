@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -39,6 +40,18 @@ class AddedToken:
 
 class EncodingFailed(ValueError):
     """The library could not encode a text."""
+
+
+@contextmanager
+def without_panics(library: str) -> Iterator[None]:
+    """Turns a panic of Rust into EncodingFailed: tiktoken's stack overflows on some runs of a million equal characters,
+    and what Python then gets is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise EncodingFailed(f"{library} gave up on the text: {error}") from error
 
 
 class TokenSpan(NamedTuple):

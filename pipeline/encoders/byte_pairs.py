@@ -12,12 +12,12 @@ import tiktoken
 from pipeline.encoders.base import (
     AddedToken,
     Encoded,
-    EncodingFailed,
     TokenFinder,
     TokenSpan,
     gaps,
     join_encoded,
     set_controls,
+    without_panics,
 )
 from pipeline.encoders.batch import EncodedBatch, Strings, join_ids
 from pipeline.encoders.normalization import nfc_with_origins
@@ -127,13 +127,8 @@ class _Finders:
 
 
 def _encode_ordinary(ranks: tiktoken.Encoding, text: str) -> list[int]:
-    """tiktoken's stack overflows on some runs of a million equal characters, with an exception that is no Exception."""
-    try:
+    with without_panics("tiktoken"):
         return ranks.encode_ordinary(text)
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":
-            raise EncodingFailed(f"tiktoken gave up on a text of {len(text)} characters") from error
-        raise
 
 
 def _characters(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer
 
-from pipeline.encoders.base import AddedToken, Encoded, TokenSpan, set_controls, tile
+from pipeline.encoders.base import AddedToken, Encoded, TokenSpan, set_controls, tile, without_panics
 from pipeline.encoders.byte_level import (
     ByteLevelBatches,
     byte_sizes,
@@ -60,7 +60,8 @@ class HuggingFaceEncoder:
 
     def encode(self, text: str, controls: Sequence[TokenSpan] | None) -> Encoded:
         """Where the text has the control tokens that it should have, this is what serving does, call for call."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        with without_panics("tokenizers"):
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
         spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
         served = Encoded(np.array(encoding.ids, np.int32), spans[:, 0], spans[:, 1])
         if controls is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.encoders.base import NAME_BEGIN, Encoded, EncodingFailed, TokenSpan
+from pipeline.encoders.base import NAME_BEGIN, Encoded, EncodingFailed, TokenSpan, without_panics
 
 # A name is NAME_BEGIN and four more noncharacters of Unicode, U+FDD0 to U+FDDF.
 _NAME = re.compile(NAME_BEGIN + "[\ufdd0-\ufddf]{4}")
@@ -54,7 +54,8 @@ class LiteralTokenizer:
             places += [np.arange(position, content.start), np.full(len(pieces[-1]), content.start)]
             position = content.stop
         places.append(np.arange(position, len(text) + 1))
-        encoding = self._tokenizer.encode("".join([*pieces, text[position:]]), add_special_tokens=False)
+        with without_panics("tokenizers"):
+            encoding = self._tokenizer.encode("".join([*pieces, text[position:]]), add_special_tokens=False)
         spans = np.concatenate(places).astype(np.int32)[np.array(encoding.offsets, np.int64).reshape(-1, 2)]
         return Encoded(np.array(encoding.ids, np.int32), spans[:, 0], spans[:, 1])
 

@@ -9,7 +9,8 @@ from pipeline.config import Tokenizer as TokenizerConfig
 from pipeline.encoders.loaded import LoadedTokenizer, configured_tokens
 from pipeline.encoders.special_tokens import GivenTokens, as_added_tokens, read_special_tokens
 from schemas.errors import ConfigError
-from schemas.store import Folder, without_secrets
+from schemas.store import Folder
+from schemas.urls import without_secrets
 
 SPECIAL_TOKENS = "special_tokens.json"
 """The file of `tokenizer.special_tokens` among a loaded tokenizer's files."""

@@ -11,7 +11,8 @@ from pipeline.encoders.huggingface import HuggingFaceEncoder, read_added_tokens
 from pipeline.encoders.loaded import LoadedTokenizer, configured_tokens
 from pipeline.encoders.special_tokens import GivenTokens, hugging_face_entry, replace_strings
 from schemas.errors import ConfigError
-from schemas.store import Folder, without_secrets
+from schemas.store import Folder
+from schemas.urls import without_secrets
 
 _HF_FILES = (
     "tokenizer.json",

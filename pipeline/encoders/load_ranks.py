@@ -9,7 +9,7 @@ from pipeline.encoders.loaded import LoadedTokenizer, configured_tokens
 from pipeline.encoders.presets import PRESETS, Preset
 from pipeline.encoders.special_tokens import GivenTokens
 from schemas.errors import ConfigError
-from schemas.store import without_secrets
+from schemas.urls import without_secrets
 
 
 def is_rank_file(data: bytes) -> bool:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pipeline.config import SpecialToken
 from pipeline.encoders.base import AddedToken
 from schemas.errors import ConfigError
-from schemas.store import without_secrets
+from schemas.urls import without_secrets
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 

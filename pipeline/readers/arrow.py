@@ -8,6 +8,7 @@ import pyarrow as pa
 from pipeline.blocks import Stretch
 from pipeline.readers.files import open_file, reading
 from pipeline.readers.records import Records
+from pipeline.readers.table_checks import TABLE_ERRORS, check_structure
 from pipeline.readers.table_rows import batch_records
 
 _MAGIC = b"ARROW1"
@@ -16,10 +17,10 @@ _MAGIC = b"ARROW1"
 def read_arrow(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
     """Every row counts the same share of its record batch's bytes. Raises DatasetError for a damaged file."""
     position = 0
-    with open_file(stretch.file) as stream, reading(stretch.file, pa.ArrowException, OSError):
+    with open_file(stretch.file) as stream, reading(stretch.file, *TABLE_ERRORS):
         for batch in _batches(stream):
-            batch.validate()
-            yield from batch_records(batch, position, batch.nbytes // max(batch.num_rows, 1))
+            check_structure(batch)
+            yield from batch_records(batch, position, max_line_bytes)
             position += batch.num_rows
 
 

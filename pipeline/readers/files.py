@@ -7,14 +7,19 @@ from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.blocks import SourceFile
 from schemas.errors import DatasetError
+from schemas.file_system import find_file_system
+from schemas.range_file import open_ranges
+from schemas.retry import call_store
+from schemas.store import read_range
 
-_ETAG = ("ETag", "etag")
+_ETAG = ("ETag", "etag", "blob_id")  # the last is Git's name for the content, at Hugging Face
 _MTIME = ("LastModified", "last_modified", "mtime", "updated", "created")
+_READ_BY_THEIR_OWN = {"http", "https", "hf"}
+"""Where a range may not be had, or only by fetching more than it."""
 
 
 class SourceChanged(DatasetError):
@@ -29,12 +34,13 @@ class Stamp(NamedTuple):
     mtime: str | None
 
 
-def read_stamp(fs: AbstractFileSystem, path: str) -> Stamp:
-    """Raises OSError where there is no such file, DatasetError where the store does not know its size."""
+def read_stamp(fs: AbstractFileSystem, path: str, listed: Mapping[str, Any] | None = None) -> Stamp:
+    """`listed` is what a listing told of the file: with an etag in it the store is not asked again. Raises OSError
+    where there is no such file, DatasetError where the store does not know its size."""
     if isinstance(fs, LocalFileSystem):
         status = os.stat(path)
         return Stamp(status.st_size, None, str(status.st_mtime_ns))
-    info = fs.info(path)
+    info = listed if listed and _first(listed, _ETAG) else call_store(path, lambda: fs.info(path))
     if info.get("size") is None:
         raise DatasetError(f"{path}: the store does not tell its size; copy the file to a disk or an object store")
     etag = _first(info, _ETAG)
@@ -50,7 +56,7 @@ def _first(info: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 def check_unchanged(file: SourceFile) -> None:
     """Raises SourceChanged where the file is gone or is not what the plan saw."""
-    fs, path = url_to_fs(file.url)
+    fs, path = find_file_system(file.url, file.profile)
     fs.invalidate_cache()
     planned = Stamp(file.size, file.etag, file.mtime)
     mend = "put the planned file back, or stop what writes to it and build again"
@@ -69,11 +75,31 @@ def _describe(stamp: Stamp) -> str:
     return f"{stamp.size} bytes with {mark}"
 
 
-def open_file(file: SourceFile) -> BinaryIO:
-    """The file's own bytes, still compressed. Raises SourceChanged."""
+@contextmanager
+def open_file(file: SourceFile, expected_end: int | None = None) -> Iterator[BinaryIO]:
+    """The file's own bytes, still compressed; hardly any are read past `expected_end`. Raises SourceChanged, also where
+    the file has changed while it was read."""
     check_unchanged(file)
-    fs, path = url_to_fs(file.url)
-    return cast(BinaryIO, fs.open(path, "rb"))
+    try:
+        with _open(file, expected_end) as stream:
+            yield stream
+    except (DatasetError, OSError):  # of a file that is another by now it says little
+        check_unchanged(file)
+        raise
+    check_unchanged(file)
+
+
+def _open(file: SourceFile, expected_end: int | None) -> BinaryIO:
+    fs, path = find_file_system(file.url, file.profile)
+    if isinstance(fs, LocalFileSystem):
+        return cast(BinaryIO, fs.open(path, "rb"))
+    if _READ_BY_THEIR_OWN.intersection(fs.protocol):
+        return cast(BinaryIO, call_store(file.url, lambda: fs.open(path, "rb")))
+
+    def read(start: int, end: int) -> bytes:
+        return call_store(file.url, lambda: read_range(fs, path, start, end))
+
+    return open_ranges(read, file.size, expected_end)
 
 
 @contextmanager
@@ -87,5 +113,6 @@ def reading(file: SourceFile, *errors: type[Exception]) -> Iterator[None]:
             raise
         kind = file.compression or file.format
         raise DatasetError(
-            f"{file.url}: damaged or cut short, or not {kind} at all: {error}; replace the file, or leave it out"
+            f"{file.url}: damaged or cut short, or not {kind} at all: {error or type(error).__name__}; "
+            "replace the file, or leave it out"
         ) from error

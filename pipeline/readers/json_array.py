@@ -5,17 +5,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pipeline.blocks import Compression, SourceFile, Stretch
+from pipeline.blocks import SourceFile, Stretch
 from pipeline.readers.json_value import parse_value
 from pipeline.readers.jsonl import as_object
 from pipeline.readers.lines import BOM
 from pipeline.readers.records import Built, Records, build_each
-from pipeline.readers.stream import read_at_most
+from pipeline.readers.stream import DECOMPRESS, read_at_most
 from schemas.errors import DatasetError
 
 MAX_BYTES = 2**30
-
-_DECOMPRESS: dict[Compression, str] = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 
 
 def read_json_array(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
@@ -53,5 +51,5 @@ def too_large(file: SourceFile) -> str:
     target = shlex.quote(file.url.rpartition("/")[2].partition(".")[0] + ".jsonl")
     command = f"jq -c '.[]' {name}"
     if file.compression:
-        command = f"{_DECOMPRESS[file.compression]} {name} | jq -c '.[]'"
+        command = f"{DECOMPRESS[file.compression]} {name} | jq -c '.[]'"
     return f"{file.url}: a JSON array above 1 GiB is not read; make JSONL of it: {command} > {target}"

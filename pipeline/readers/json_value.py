@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from pipeline.readers.json_depth import TOO_DEEP, is_deep, may_be_deep_lines
+
 _SHAPES = bytes.maketrans(b"123456789,[-\t\n\r ", b"0" * 9 + b":" * 7)
 _LONG = b":" + b"0" * 19
 """An integer beyond 64 bits, of which orjson makes a float, has this in its shape; so has some text."""
@@ -15,20 +17,23 @@ _STEP = 4
 
 
 def parse_value(data: bytes) -> Any:
-    """Raises ValueError for what is no JSON, for a number beyond a double and for too many levels."""
+    """Raises ValueError for what is no JSON and for a number beyond a double."""
     value = orjson.loads(data)
     if _LONG not in (b":" + data).translate(_SHAPES):
         return value
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    if is_deep(value):
+        raise ValueError(TOO_DEEP)
+    return json.loads(data)
 
 
 def parse_values(lines: Sequence[bytes]) -> list[Any]:
-    """The values of many lines, as parse_value has each. Raises ValueError where one of them cannot be read."""
+    """The values of many lines, as parse_value has each. Raises ValueError where one of them cannot be read, or is
+    nested too deeply."""
     parse = parse_value if _may_be_long(b"\n".join([b"", *lines])) else orjson.loads
-    return [parse(line) for line in lines]
+    values = [parse(line) for line in lines]
+    if any(is_deep(values[line]) for line in may_be_deep_lines(lines)):
+        raise ValueError(TOO_DEEP)
+    return values
 
 
 def _may_be_long(data: bytes) -> bool:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, cast
 
 from pipeline.blocks import Stretch
+from pipeline.readers.json_depth import TOO_DEEP, is_deep
 from pipeline.readers.json_value import parse_value, parse_values
 from pipeline.readers.lines import Line, Lines, decode_utf8, read_lines
 from pipeline.readers.records import Built, Records, Row, build_each
@@ -40,7 +41,9 @@ def _parse(line: Line) -> Row:
 
 
 def as_object(value: Any) -> Row:
-    """Raises RejectRow for a JSON value of another kind."""
+    """Raises RejectRow for a JSON value of another kind, or nested too deeply."""
     if not isinstance(value, dict):
         raise RejectRow(Reason.NOT_AN_OBJECT, f"a row is a JSON object, this is a {type(value).__name__}")
+    if is_deep(value):
+        raise RejectRow(Reason.INVALID_JSON, TOO_DEEP)
     return value

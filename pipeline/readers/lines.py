@@ -69,7 +69,7 @@ def _read_stretch(stretch: Stretch, max_bytes: int) -> Iterator[Lines]:
     if stretch.file.compression:
         yield from cut_lines(read_chunks(stretch.file), 0, maxsize, max_bytes)
         return
-    with open_file(stretch.file) as stream:
+    with open_file(stretch.file, stretch.end) as stream:
         yield from lines_between(stream, stretch.start, stretch.end, max_bytes)
 
 

@@ -6,8 +6,6 @@ from itertools import chain, takewhile
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from fsspec.core import url_to_fs
-
 from pipeline.blocks import Compression, FileFormat, SourceFile
 from pipeline.config import Source
 from pipeline.readers.files import Stamp, read_stamp
@@ -15,7 +13,9 @@ from pipeline.readers.json_array import MAX_BYTES, too_large
 from pipeline.readers.lines import BOM
 from pipeline.readers.stream import read_chunks
 from schemas.errors import ConfigError
-from schemas.store import without_secrets
+from schemas.file_system import find_file_system
+from schemas.retry import call_store
+from schemas.urls import check_url
 
 _FORMATS: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
@@ -50,27 +50,32 @@ def match_files(setting: int, source: Source, *, may_be_none: bool = False) -> l
     where = f"sources.{setting}"
     found: dict[str, Match] = {}
     for pattern in source.paths:
-        _check_pattern(where, pattern)
-        for match in _match(where, pattern, may_be_none):
+        check_url(f"{where}.path", pattern)
+        for match in _match(where, pattern, source.profile, may_be_none):
             found.setdefault(match.name, match)
     return list(found.values())
 
 
-def _match(where: str, pattern: str, may_be_none: bool) -> list[Match]:
+def _match(where: str, pattern: str, profile: str | None, may_be_none: bool) -> list[Match]:
     try:
-        fs, stem = url_to_fs(pattern)
+        fs, stem = find_file_system(pattern, profile)
         fs.invalidate_cache()
-        found = fs.glob(stem, detail=True)
+        found = call_store(pattern, lambda: fs.glob(stem, detail=True))
         paths = sorted(path for path, info in found.items() if info["type"] == "file" or fs.isfile(path))
         urls = _as_configured(pattern, stem, paths)
         matches = []
         for path in paths:
             with suppress(FileNotFoundError):  # removed since
-                matches.append(Match(fs.unstrip_protocol(path), urls[path], read_stamp(fs, path)))
-    except (ValueError, ImportError, OSError) as error:
+                stamp = read_stamp(fs, path, found[path])
+                matches.append(Match(fs.unstrip_protocol(path), urls[path], stamp))
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{where}.path: {pattern!r} cannot be listed: {error}") from error
     if not matches and not may_be_none:
-        more = "no file, only folders; add what to take in them, such as /*.jsonl" if found else "nothing; check it"
+        more = (
+            "no file, only folders, pipes or devices; add what to take in a folder, such as /*.jsonl"
+            if found
+            else "nothing; check it"
+        )
         raise ConfigError(f"{where}.path: {pattern!r} matches {more}")
     return matches
 
@@ -83,21 +88,6 @@ def _as_configured(pattern: str, stem: str, paths: list[str]) -> dict[str, str]:
     )
     front, real_front = pattern[: len(pattern) - same], stem[: len(stem) - same]
     return {path: front + path.removeprefix(real_front) for path in paths}
-
-
-def _check_pattern(where: str, pattern: str) -> None:
-    scheme, _, rest = pattern.partition("://")
-    user = rest.partition("/")[0].rpartition("@")[0]
-    web = scheme in ("http", "https")
-    if ":" in user or (web and (user or "?" in rest)):
-        raise ConfigError(
-            f"{where}.path: {without_secrets(pattern)} is given with a user, password or query; a path goes into the "
-            "manifest: leave them out, and give credentials in the store's environment variables or config file"
-        )
-    if "::" in pattern:
-        raise ConfigError(
-            f"{where}.path: {without_secrets(pattern)} chains file systems; unpack it, and give plain files"
-        )
 
 
 def describe_file(setting: int, source: Source, match: Match) -> SourceFile:
@@ -118,7 +108,7 @@ def _describe(setting: int, source: Source, match: Match) -> SourceFile:
             f"sources.{setting}: the format of {match.url} cannot be told from its suffix {suffix!r}; "
             f"add `format:` with one of {', '.join(sorted(set(_FORMATS.values())))}"
         )
-    file = SourceFile(match.url, setting, file_format, compression, *match.stamp, source.text_unit)
+    file = SourceFile(match.url, setting, file_format, compression, *match.stamp, source.text_unit, source.profile)
     if source.format == "auto" and file_format == "json" and not _is_array(file):
         return replace(file, format="jsonl")
     return file

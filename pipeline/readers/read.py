@@ -8,6 +8,7 @@ from sys import maxsize
 from pipeline.blocks import BlockKey, FileFormat, RowBlock, Stretch, Unit
 from pipeline.readers.arrow import read_arrow
 from pipeline.readers.csv_rows import read_csv
+from pipeline.readers.files import check_unchanged
 from pipeline.readers.json_array import read_json_array
 from pipeline.readers.jsonl import read_jsonl
 from pipeline.readers.parquet import read_parquet
@@ -45,6 +46,7 @@ def read_blocks(
         while start < rows:
             if block.bytes >= block_bytes:
                 if not block.skipped:
+                    block.check_sources(unit)
                     yield block.close(unit, last=False)
                 block = _OpenBlock(block.number + 1, skip)
             stop = bisect_left(ends, ends[start] + block_bytes - block.bytes, start + 1, rows)
@@ -74,12 +76,14 @@ class _OpenBlock:
         self.number = number
         self.skipped = skip(number)
         self.bytes = 0
+        self._read: set[int] = set()
         self._sources: list[int] = []
         self._positions: list[int] = []
         self._rows: list[Sequence[Row]] = []
         self._rejects: list[Reject] = []
 
     def add(self, source: int, records: Records, start: int, stop: int) -> None:
+        self._read.add(source)
         built = records.build(start, stop)
         positions = records.positions[start:stop]
         for index, reject in built.rejects.items():
@@ -89,6 +93,12 @@ class _OpenBlock:
         self._sources += [source] * len(positions)
         self._positions += positions
         self._rows.append(built.rows)
+
+    def check_sources(self, unit: Unit) -> None:
+        """Raises SourceChanged where a file is not what it was while the block was read: it would be kept."""
+        for stretch in unit.stretches:
+            if stretch.source in self._read:
+                check_unchanged(stretch.file)
 
     def close(self, unit: Unit, *, last: bool) -> RowBlock:
         key = BlockKey(unit.index, self.number, last)

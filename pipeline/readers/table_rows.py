@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.readers.plain_values import GROUP, build_rows, doubtful_columns, find_rejects
 from pipeline.readers.records import Built, Records, Row
 from pipeline.readers.table_columns import PlainColumn, are_empty, join_columns, plain_column, text_column
+from schemas.rejects import Reason, RejectRow
 
 _ROWS = 2**13
 """Rows of a batch that are handed on together."""
@@ -89,10 +90,17 @@ class _Batch:
         return Built(TableRows(part.slice(before + 1, after - before - 1) for before, after in cuts), rejects)
 
 
-def batch_records(batch: pa.RecordBatch, position: int, row_bytes: int) -> Iterator[Records]:
-    """The rows of a batch; `position` is the row number of its first in the file."""
-    held = _Batch(batch)
+def batch_records(batch: pa.RecordBatch, position: int, max_row_bytes: int) -> Iterator[Records]:
+    """The rows of a batch, each with the same share of its bytes; where that is above the limit they are rejects.
+    `position` is the row number of its first in the file."""
+    row_bytes = max(batch.nbytes // max(batch.num_rows, 1), 1)
+    build = partial(_reject_long, row_bytes) if row_bytes > max_row_bytes else _Batch(batch).build
     for first in range(0, batch.num_rows, _ROWS):
         rows = min(_ROWS, batch.num_rows - first)
         places = range(position + first, position + first + rows)
-        yield Records(places, [max(row_bytes, 1)] * rows, partial(held.build, first))
+        yield Records(places, [row_bytes] * rows, partial(build, first))
+
+
+def _reject_long(row_bytes: int, first: int, start: int, stop: int) -> Built:
+    reject = RejectRow(Reason.LINE_TOO_LONG, f"a row of about {row_bytes} bytes, more than max_line_bytes")
+    return Built(TableRows([]), dict.fromkeys(range(stop - start), reject))

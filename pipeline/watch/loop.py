@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.build_plan import BuildPlan, plan_files, plan_recipe
 from pipeline.config import BuildConfig, Watch
 from pipeline.existing import is_whole, what_differs
-from pipeline.launch import BuildResult, run_plan
+from pipeline.launch import BuildResult, check_is_seen, run_plan
 from pipeline.plan_again import plan_again, with_first_sources
 from pipeline.readers.files import Stamp
 from pipeline.readers.listing import Match, describe_file
@@ -146,6 +146,7 @@ class Watcher:
     def _run(self, plan: BuildPlan) -> BuildResult:
         facts = RunFacts()
         workers = default_workers(len(plan.units)) if self._workers is None else self._workers
+        check_is_seen(plan, self._runner, workers)
         with started_pool(self._runner, workers, debug=self._debug) as pool:
             if pool is not None:
                 pool.prepare(plan.recipe.config)

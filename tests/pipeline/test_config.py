@@ -226,7 +226,7 @@ def test_the_bytes_of_the_tokenizer_make_another_recipe() -> None:
     assert make_recipe(config(), tokenizer).id != make_recipe(config(), other).id
 
 
-def test_the_manifest_keeps_every_key_but_output_and_engine_and_no_secret() -> None:
+def test_the_manifest_keeps_every_key_but_output_profiles_and_engine_and_no_secret() -> None:
     build = config(
         output="s3://key:secret@bucket/out",
         sources=[{"path": ["s3://key:secret@bucket/a.jsonl", "b.jsonl"], "transform": {"type": "text"}}],
@@ -234,7 +234,7 @@ def test_the_manifest_keeps_every_key_but_output_and_engine_and_no_secret() -> N
     )
     values = resolved_config(build)
     assert "secret" not in str(values)
-    assert set(values) == set(BuildConfig.model_fields) - {"output", "engine", "watch"}
+    assert set(values) == set(BuildConfig.model_fields) - {"output", "output_profile", "engine", "watch"}
     assert values["sources"][0]["path"] == ["s3://bucket/a.jsonl", "b.jsonl"]
     assert values["chat_template"] == "https://host/t.jinja"
     assert BuildConfig.model_validate({**values, "output": "out"}).seq_len == 64

@@ -11,7 +11,7 @@ from pipeline.build_plan import BuildPlan, plan_build
 from pipeline.config import BuildConfig
 from pipeline.golden import make_golden
 from pipeline.recipe import load_tools
-from pipeline.serving import write_tokenizer_folder
+from pipeline.serving import tokenizer_folder, write_tokenizer_folder
 from schemas.golden import COUNT, Golden, decode_golden
 from schemas.store import Folder
 
@@ -94,7 +94,7 @@ def test_a_strict_template_gets_simpler_conversations(tmp_path: Path) -> None:
 def test_they_stand_in_the_tokenizer_folder_and_hold_no_row(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, write_family_folder("qwen3", tmp_path / "model"), template_kwargs={"a": 1})
     for _ in range(2):
-        write_tokenizer_folder(plan.recipe, load_tools(plan.recipe), Folder(str(tmp_path / "out")))
+        write_tokenizer_folder(tokenizer_folder(plan.recipe, load_tools(plan.recipe)), Folder(str(tmp_path / "out")))
         data = (tmp_path / "out" / "tokenizer" / "golden.json").read_bytes()
         golden = decode_golden(data, "golden.json")
         assert golden == golden_of(plan)

@@ -352,9 +352,9 @@ def test_a_marked_file_is_taken_as_it_is_then_and_no_other(monkeypatch: pytest.M
     assert seen.marked == {(0, "chats/b.jsonl")}
     assert set(seen.files) == {(0, "chats/a.jsonl"), (0, "chats/b.jsonl")}
 
-    def write_and_mark(url: str) -> bool:  # after the listing
+    def write_and_mark(url: str, profile: str | None) -> bool:  # after the listing
         Path("chats/b.jsonl").write_bytes(b"whole")
-        return exists(url)
+        return exists(url, profile)
 
     exists = look._exists
     with monkeypatch.context() as patch:

@@ -18,10 +18,10 @@ from pipeline.assemble import PackedBlock, PackSettings, pack_documents
 from pipeline.block_info import BlockInfo
 from pipeline.blocks import BlockKey
 from pipeline.token_block import TokenBlock
-from pipeline.write import channels_by_source, count_bytes, tokens_per_pack, write_block
+from pipeline.write import channels_by_source, count_bytes, write_block
 from schemas.channels import LEGAL
 from schemas.rejects import Reason, Reject
-from schemas.shard import Packs, ShardMeta, map_shard
+from schemas.shard import Packs, ShardMeta, map_shard, tokens_per_pack
 from schemas.store import Folder
 
 SEQ_LEN, PAD_ID = 16, 99

@@ -1,5 +1,6 @@
 """Files on a store: whole or not at all, and created once."""
 
+import errno
 import itertools
 import os
 import pickle
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import DatasetError
-from schemas.store import Folder, check_name, dataset_folder, without_secrets
+from schemas.store import Folder, check_name, dataset_folder
+from schemas.urls import without_secrets
 
 NUMBERS = itertools.count()
 
@@ -60,6 +62,30 @@ def test_create_never_overwrites(folder: Folder) -> None:
     folder.write("b", b"written")
     assert not folder.create("b", b"created")
     assert folder.read("b") == b"written"
+
+
+def test_to_create_the_same_again_is_no_harm(folder: Folder) -> None:
+    """A first try may have been done and its answer lost."""
+    assert folder.create("a", b"one")
+    assert folder.create("a", b"one")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    output = Folder(str(tmp_path))
+    assert output.create("deep/a", b"one")
+    assert not output.create("deep/a", b"two")
+    assert output.read("deep/a") == b"one"
+    assert files_below(tmp_path) == ["deep/a"]
+
+
+def test_a_folder_is_no_file(folder: Folder) -> None:
+    folder.write("deep/a", b"x")
+    assert folder.size("deep") is None
 
 
 def test_an_empty_file_is_a_file(folder: Folder) -> None:

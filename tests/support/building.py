@@ -58,9 +58,10 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 
 def data_files(dataset: Path) -> dict[str, bytes]:
-    """The bytes of everything that two builds of one recipe must agree in."""
+    """The bytes of everything that two builds of one recipe must agree in. What a kill left half written begins with a
+    dot; no data set names it."""
     folders = ("shards", "holdout", "rejects", "tokenizer")
-    files = [dataset / "manifest.json", *(file for name in folders for file in sorted((dataset / name).glob("*")))]
+    files = [dataset / "manifest.json", *(file for name in folders for file in sorted((dataset / name).glob("[!.]*")))]
     return {file.relative_to(dataset).as_posix(): file.read_bytes() for file in files if file.exists()}
 
 
