@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := out/demo
 SUMS := out/sums
 
-.PHONY: help setup demo sums test check format bench bench-train clean
+.PHONY: help setup demo sums test check format bench bench-train wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,6 +56,11 @@ bench: setup  ## measure, as ratios in one run
 bench-train: setup  ## measure the trainer: loader, start, memory, step
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loader.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/step.py
+
+wheel: setup  ## packline as a wheel in dist/, for workers (docs/clusters.md)
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build
 
 clean:  ## remove what was built
 	rm -rf out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -81,7 +81,7 @@ def decode_state(data: bytes) -> BlockState:
 
 
 def unit_sha256(unit: Unit) -> str:
-    names = [field.name for field in fields(SourceFile) if field.name != "profile"]
+    names = [field.name for field in fields(SourceFile) if field.name not in ("place", "profile")]
     stretches = [
         [part.source, part.start, part.end, {name: getattr(part.file, name) for name in names}]
         for part in unit.stretches

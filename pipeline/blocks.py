@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from schemas.conversation import Document
+from schemas.file_system import absolute_url
 from schemas.rejects import Reject
 
 FileFormat = Literal["jsonl", "json", "parquet", "arrow", "csv", "text"]
@@ -17,8 +18,9 @@ Compression = Literal["gzip", "zstd"]
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One input file as the plan saw it. `setting` indexes the config's `sources`; `profile` is where the machine's
-    options for its store stand, and no part of what the file is."""
+    """One input file as the plan saw it. `setting` indexes the config's `sources`. No part of what the file is are
+    `profile`, the name of its store's options, and `place`, where processes open it that may have other working
+    folders."""
 
     url: str
     setting: int
@@ -29,6 +31,10 @@ class SourceFile:
     mtime: str | None
     text_unit: Literal["line", "file"] = "line"  # of format text: what is a document
     profile: str | None = None
+    place: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", absolute_url(self.url))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pipeline.plan import cut_files, list_sources
 from pipeline.recipe import Recipe, Tools, keep_tools, load_recipe, load_tools, make_dataset_id
 from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
+from schemas.file_system import absolute_url
 from schemas.generations import FIRST_GENERATION, NewGeneration
 from schemas.manifest import Certificate
 from schemas.store import Folder
@@ -89,6 +90,7 @@ def plan_files(plan: BuildPlan, files: Sequence[SourceFile], generation: NewGene
 def plan_recipe(config: BuildConfig) -> BuildPlan:
     """The plan but for its files."""
     check_output(config.output)
+    config = config.model_copy(update={"output": absolute_url(config.output)})
     recipe, tools = load_recipe(config)
     tokenizer, formatter = tools.tokenizer, tools.formatter
     return BuildPlan(

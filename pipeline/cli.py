@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypeAlias
 
 from pipeline.arguments import age, generation, positive
 from pipeline.exit_codes import BUILT, EXIT_CODES, FAILED, INTERRUPTED, explain
+from pipeline.runner_choice import EMBEDDED, choose_runner
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
 from schemas.errors import ConfigError
@@ -80,7 +82,7 @@ def _add_watch(commands: Commands) -> None:
 
 
 def _add_runner(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--runner", default="FnApiRunner", help="a Beam runner (default: %(default)s)")
+    command.add_argument("--runner", default=EMBEDDED, help="a Beam runner (default: %(default)s)")
     command.add_argument("--workers", type=positive, help="processes; default: as many as cores, at most the units")
 
 
@@ -140,7 +142,8 @@ def _add_clean(commands: Commands) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
-    with started_pool(args.runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
+    runner = choose_runner(args.runner)
+    with started_pool(runner, args.workers, debug=args.debug) as pool:  # it loads while this process does
         from pipeline.config import load_config
         from pipeline.console import make_console
         from pipeline.launch import build
@@ -148,7 +151,7 @@ def _build(args: argparse.Namespace) -> int:
 
         result = build(
             load_config(args.config, args.overrides),
-            runner=args.runner,
+            runner=runner,
             workers=args.workers,
             beam_args=args.beam_args,
             console=make_console(stderr=True),
@@ -266,6 +269,7 @@ def _clean(args: argparse.Namespace) -> int:
 def run() -> None:
     """The console script: main(), and no waiting for what is left behind: Beam's threads, all the modules."""
     collect_rarely()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

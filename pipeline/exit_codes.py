@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.failures import BlockFailure, BudgetExceeded, RunnerFailed
 from schemas.errors import ConfigError, DatasetError
 
 BUILT, FAILED, BAD_CONFIG, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
@@ -25,7 +25,7 @@ def explain(error: Exception) -> int:
         code = FAILED
     if isinstance(error, BlockFailure):
         text = error.message
-    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded):
+    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded | RunnerFailed):
         text = str(error)
     elif isinstance(error, ModuleNotFoundError):
         text = f"{error}; install what the pipeline needs with: pip install 'packline[pipeline]'"

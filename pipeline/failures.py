@@ -35,6 +35,10 @@ class BlockFailure(RuntimeError):
         return BlockFailure, (self.kind, self.message)
 
 
+class RunnerFailed(RuntimeError):
+    """A job failed, or could not be run, and no worker of ours said why."""
+
+
 def find_failure(text: str) -> BlockFailure | None:
     """The failure marked in a runner's error text. The text may have passed through `repr`."""
     for candidate in (text, text.replace('\\"', '"').replace("\\'", "'").replace("\\\\", "\\")):

@@ -20,7 +20,8 @@ from pipeline.preflight import check_first_rows
 from pipeline.progress import shown_progress
 from pipeline.run_facts import RunFacts
 from pipeline.runner import run_beam
-from pipeline.worker_pool import DEFAULT_RUNNER, WorkerPool, default_workers, started_pool
+from pipeline.runner_choice import EMBEDDED, check_workers, choose_runner
+from pipeline.worker_pool import WorkerPool, default_workers, started_pool
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest, load_manifest
 from schemas.store import Folder
@@ -28,7 +29,8 @@ from schemas.store import Folder
 
 @dataclass(frozen=True)
 class BuildResult:
-    """`built` is False where the data set was there already, and whole."""
+    """`built` is False where the data set was there already, and whole. `workers` are those of the embedded runner; of
+    another runner, the processes that were seen to finish a block."""
 
     manifest: Manifest
     plan: BuildPlan
@@ -40,7 +42,7 @@ class BuildResult:
 def build(
     config: BuildConfig | str | Path,
     *,
-    runner: str = DEFAULT_RUNNER,
+    runner: str = EMBEDDED,
     workers: int | None = None,
     beam_args: Sequence[str] = (),
     console: Console | None = None,
@@ -55,6 +57,8 @@ def build(
     were rejected or too few turns have an end; DatasetError where the input or a block was at fault.
     """
     facts = RunFacts()
+    runner = choose_runner(runner)
+    check_workers(runner, workers)
     if not isinstance(config, BuildConfig):
         config = load_config(Path(config))
     console = console or Console(stderr=True, quiet=True)
@@ -94,6 +98,7 @@ def run_plan(
         plan = _without_fast_engine(plan, error, console)
         run(plan)
     facts.published = plan.state.published()
+    workers = workers if runner == EMBEDDED else len(facts.processes)
     result = BuildResult(load_manifest(plan.output, plan.generation.number), plan, True, workers, facts)
     _write_run_facts(result, runner)
     return result
@@ -102,9 +107,9 @@ def run_plan(
 def check_is_seen(plan: BuildPlan, runner: str, workers: int) -> None:
     """Raises ConfigError for files in the memory of a process that is not the only one."""
     in_memory = next((url for url in (plan.output.url, *plan.urls.values()) if url.startswith("memory://")), None)
-    if in_memory and not (runner == DEFAULT_RUNNER and workers == 1):
+    if in_memory and not (runner == EMBEDDED and workers == 1):
         raise ConfigError(
-            f"{in_memory}: memory:// is seen by one process alone, and workers are others; build with {DEFAULT_RUNNER} "
+            f"{in_memory}: memory:// is seen by one process alone, and workers are others; build with {EMBEDDED} "
             "and workers=1, or give a folder or an object store's URL"
         )
 

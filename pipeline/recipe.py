@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -20,9 +20,10 @@ from pipeline.encoders.batch import BatchEncoder, Strings
 from pipeline.encoders.engines import FAST_ENGINES, make_batch_encoder
 from pipeline.encoders.load import load_tokenizer
 from pipeline.encoders.loaded import LoadedTokenizer
+from pipeline.encoders.tokenizer_files import TokenizerFiles
 from pipeline.tokenize import DocumentTokenizer
 from schemas import __version__
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError
 from schemas.manifest import Parent
 from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, canonical_sha256, dataset_id
 from schemas.urls import without_secrets
@@ -30,11 +31,13 @@ from schemas.urls import without_secrets
 
 @dataclass(frozen=True)
 class Recipe:
-    """What turns a row into bytes. Small and picklable: a worker loads the tokenizer by itself. `engine`, the library
-    that encodes blocks, is no part of the id: they all give the same ids."""
+    """What turns a row into bytes. Picklable: a worker loads the tokenizer by itself, from the bytes of its files, for
+    it may not reach their folder. `engine`, the library that encodes blocks, is no part of the id: they all give the
+    same ids."""
 
     config: BuildConfig
     template: TemplateSource | None
+    tokenizer_files: TokenizerFiles | None = field(repr=False)
     tokenizer_sha256: str
     pad_id: int
     id: str
@@ -88,6 +91,7 @@ def make_recipe(config: BuildConfig, tokenizer: LoadedTokenizer) -> Recipe:
     return Recipe(
         config,
         template,
+        tokenizer.found,
         tokenizer.sha256,
         tokenizer.pad_id,
         canonical_sha256(identity),
@@ -198,18 +202,13 @@ def load_recipe(config: BuildConfig) -> tuple[Recipe, Tools]:
 
 
 def load_tools(recipe: Recipe) -> Tools:
-    """The tools of this process. Raises DatasetError where the tokenizer is no longer the planned one."""
+    """The tools of this process."""
     with _loading:
         others = next((tools for (known, _), tools in _loaded.items() if known == recipe.id), None)
         if others is not None and others.engine != recipe.engine:
             keep_tools(recipe, with_engine(others, recipe))
         if (recipe.id, recipe.engine) not in _loaded:
-            tokenizer = load_tokenizer(recipe.config.tokenizer)
-            if tokenizer.sha256 != recipe.tokenizer_sha256:
-                raise DatasetError(
-                    f"{recipe.config.tokenizer.path}: the tokenizer's files changed during the build "
-                    f"(planned {recipe.tokenizer_sha256[:12]}, found {tokenizer.sha256[:12]}); build again"
-                )
+            tokenizer = load_tokenizer(recipe.config.tokenizer, recipe.tokenizer_files)
             keep_tools(recipe, make_tools(recipe, tokenizer))
         return _loaded[recipe.id, recipe.engine]
 

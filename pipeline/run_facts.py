@@ -32,6 +32,7 @@ class RunFacts:
     blocks: int = 0
     blocks_before: int = 0  # of an earlier run, which were there already
     input_bytes: int = 0
+    processes: set[str] = field(default_factory=set)  # HOST:PID of each worker
     peak_memory: int = 0  # the largest of a worker, in bytes
 
     def add(self, state: BlockState) -> None:
@@ -43,6 +44,7 @@ class RunFacts:
         self.last_block_written = max(state.finished, self.last_block_written or state.finished)
         self.blocks += 1
         self.input_bytes += state.info.input_bytes
+        self.processes.add(state.process)
         self.peak_memory = max(self.peak_memory, state.peak_memory)
 
     @property

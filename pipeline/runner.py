@@ -1,7 +1,6 @@
-"""Starting Beam and stopping it: options, the runner's name, and errors in words that a user can act on."""
+"""Starting Beam and stopping it, and errors in words that a user can act on."""
 
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,52 +8,90 @@ from typing import Any
 
 import psutil
 
+from pipeline.beam_log import KeptLog, kept_log
 from pipeline.blocks import Unit
 from pipeline.build_plan import BuildPlan
-from pipeline.failures import BlockFailure, find_failure
+from pipeline.failures import BlockFailure, RunnerFailed, find_failure
+from pipeline.job import prepare_options, run_submitted
+from pipeline.plan_file import write_plan
+from pipeline.runner_choice import EMBEDDED
 from pipeline.worker_pool import SAFE, WorkerPool, beam_environment
 from schemas.errors import ConfigError
 
 GRACE_SECONDS = 15
-_LOSES_DATA = {"DaskRunner": "Beam's DaskRunner drops outputs (finish_bundle, side branches)"}
+SHOWN_LINES = 30
+
+
+def run_beam(
+    plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], pool: WorkerPool | None = None, *, debug: bool
+) -> None:
+    """Run the pipeline to its end: with the embedded runner in this many worker processes, of the pool if there is
+    one; with any other as a job that is submitted, and cancelled where this process is interrupted.
+
+    Raises ConfigError for options that Beam does not take, BlockFailure where a worker failed or died, RunnerFailed
+    where the runner did.
+    """
+    os.environ.update(SAFE)
+    with kept_log(debug=debug) as log, _stopped_children():
+        try:
+            pipeline = _make_pipeline(plan, runner, workers, extra, pool)
+            if runner == EMBEDDED:
+                _run_watched(lambda: pipeline.run().wait_until_finish(), plan, pool)
+            else:
+                run_submitted(pipeline)
+        except (ConfigError, BlockFailure):
+            raise
+        except Exception as error:
+            raise explain(error, plan, runner, log) from error
+        if runner != EMBEDDED:
+            _check_published(plan, runner)
+
+
+def _check_published(plan: BuildPlan, runner: str) -> None:
+    try:
+        plan.state.published()
+    except FileNotFoundError as error:
+        raise RunnerFailed(
+            f"{runner}: the job is done, but nothing is published in {plan.output.shown}: was it only prepared (an "
+            "option after --), or is the output a folder that this machine does not share with the workers?"
+        ) from error
+
+
+def _make_pipeline(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], pool: WorkerPool | None) -> Any:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import DirectOptions
+    from apache_beam.runners.portability.portable_runner import PortableRunner
+
+    from pipeline.beam_options import parse_options
+    from pipeline.transforms import BuildDataset
+
+    made = make_runner(runner, pool)
+    options = parse_options(extra, has_job_service=isinstance(made, PortableRunner))
+    if runner == EMBEDDED:
+        options.view_as(DirectOptions).direct_num_workers = workers
+    else:
+        prepare_options(options)
+    try:
+        pipeline = beam.Pipeline(runner=made, options=options)
+    except ValueError as error:  # Beam's validation of the options
+        raise ConfigError(f"after --: {error}") from error
+    units = [unit.index for unit in largest_first(plan.units)]
+    pipeline | "Units" >> beam.Create(units) | "Build" >> BuildDataset(write_plan(plan))
+    return pipeline
 
 
 def make_runner(name: str, pool: WorkerPool | None) -> Any:
-    """The runner by name; the embedded one with worker processes of ours. Raises ConfigError where one loses data."""
-    if name in _LOSES_DATA:
-        raise ConfigError(f"--runner {name}: {_LOSES_DATA[name]}; use FnApiRunner, FlinkRunner, Spark or Dataflow")
-    if pool is None:
-        return _known_runner(name)
-    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+    """The runner by name; the embedded one with worker processes of ours. Raises ConfigError where Beam lacks it."""
+    if pool is not None:
+        from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-    return FnApiRunner(default_environment=beam_environment(pool))
-
-
-def _known_runner(name: str) -> Any:
+        return FnApiRunner(default_environment=beam_environment(pool))
     from apache_beam.runners.runner import create_runner
 
     try:
         return create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:
         raise ConfigError(f"--runner {name}: Beam has no such runner, or what it needs is not installed") from error
-
-
-def run_beam(
-    plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], pool: WorkerPool | None = None, *, debug: bool
-) -> None:
-    """Run the pipeline to its end, in worker processes of the pool if there is one. Raises BlockFailure where a worker
-    failed or died."""
-    os.environ.update(SAFE)
-    with _quiet_logs(debug), _quiet_threads(debug), _stopped_children():
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        from pipeline.transforms import BuildDataset
-
-        options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
-        pipeline = beam.Pipeline(runner=make_runner(runner, pool), options=options)
-        pipeline | "Units" >> beam.Create(largest_first(plan.units)) | "Build" >> BuildDataset(plan)
-        _run_watched(lambda: pipeline.run().wait_until_finish(), plan, pool)
 
 
 def largest_first(units: Sequence[Unit]) -> list[Unit]:
@@ -82,18 +119,21 @@ def _run_watched(run: Callable[[], object], plan: BuildPlan, pool: WorkerPool | 
     if thread.is_alive():
         raise BlockFailure("input", _killed(plan))
     if errors:
-        raise explain(errors[0], plan) from errors[0]
+        raise errors[0]
 
 
-def explain(error: Exception, plan: BuildPlan) -> Exception:
-    """The failure that a worker reported, a word about one that was killed, or the runner's error as it is."""
-    text = str(error)
-    reported = find_failure(text)
+def explain(error: Exception, plan: BuildPlan, runner: str, log: KeptLog) -> Exception:
+    """The failure that a worker reported, a word about one that was killed, or what the runner says."""
+    text = str(error) or type(error).__name__
+    reported = find_failure("\n".join([text, *log.lines]))
     if reported is not None:
         return reported
     if "Channel closed prematurely" in text:
         return BlockFailure("input", _killed(plan))
-    return error
+    if runner == EMBEDDED:
+        return error
+    said = [*text.splitlines(), *(line for line in log.lines if line not in text)]
+    return RunnerFailed("\n  ".join([f"{runner} failed:", *said[-SHOWN_LINES:]]))
 
 
 def _killed(plan: BuildPlan) -> str:
@@ -111,32 +151,6 @@ def _killed(plan: BuildPlan) -> str:
         f"(block_bytes is {size:.4g} MiB{needed}). Build again to go on from here; with fewer --workers or a smaller "
         "block_bytes (which makes another recipe) it needs less"
     )
-
-
-@contextlib.contextmanager
-def _quiet_logs(debug: bool) -> Iterator[None]:
-    """Beam's log lines stay out of the way unless asked for; some of them go to the root logger."""
-    level = logging.INFO if debug else logging.CRITICAL
-    before = {name: logging.getLogger(name).level for name in ("", "apache_beam")}
-    for name in before:
-        logging.getLogger(name).setLevel(level)
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            logging.getLogger(name).setLevel(old)
-
-
-@contextlib.contextmanager
-def _quiet_threads(debug: bool) -> Iterator[None]:
-    """Threads of Beam that talk to a worker die of an exception with it."""
-    before = threading.excepthook
-    if not debug:
-        threading.excepthook = lambda _: None
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 @contextlib.contextmanager

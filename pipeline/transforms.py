@@ -1,8 +1,8 @@
 """The pipeline as Beam sees it. As little logic as possible: each transform wires a pure function of the same name.
 
-    Unit -> RowBlock -> DocumentBlock -> TokenBlock -> PackedBlock -> BlockInfo -> manifest
+    unit -> RowBlock -> DocumentBlock -> TokenBlock -> PackedBlock -> BlockInfo -> manifest
 
-Only units and BlockInfos cross a shuffle; a block goes from reader to shard inside one fused stage.
+Only numbers of units and BlockInfos cross a shuffle; a block goes from reader to shard inside one fused stage.
 """
 
 import gc
@@ -26,7 +26,9 @@ from pipeline.build_plan import BuildPlan
 from pipeline.certify.steps import certify_block, sample_requests
 from pipeline.coders import register_coders
 from pipeline.convert import convert_rows
+from pipeline.encoders.batch import EngineMissing
 from pipeline.failures import BlockFailure, BudgetExceeded
+from pipeline.plan_file import PlanFile
 from pipeline.publish import publish, refuse_engine_difference
 from pipeline.readers import read_blocks
 from pipeline.recipe import load_tools
@@ -55,22 +57,43 @@ def _failure(plan: BuildPlan, key: BlockKey | Unit, error: Exception) -> BlockFa
     """What was being done, and why it failed: a user's error as it is, any other with the line of code it came from."""
     if isinstance(error, ValueError | OSError):
         return BlockFailure("input", f"{_describe(plan, key)}: {error}")
+    if isinstance(error, ImportError | EngineMissing):
+        return BlockFailure(
+            "input",
+            f"{_describe(plan, key)}: this worker lacks what the build was started with: {error}; install the same "
+            "packages on the workers (of the engine, or build with --set engine=reference)",
+        )
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
     return BlockFailure("bug", f"{_describe(plan, key)}: {type(error).__name__}: {error} [{where}]; --debug shows more")
 
 
-class ReadBlocks(beam.DoFn):  # type: ignore[misc]
-    """Unit -> RowBlock; blocks whose files are there already go to the output `finished` as their BlockInfo."""
+class PlannedStep(beam.DoFn):  # type: ignore[misc]
+    """A step of a plan, which the worker loads."""
 
-    def __init__(self, plan: BuildPlan) -> None:
-        self.plan = plan
+    plan: BuildPlan
+
+    def __init__(self, plan_file: PlanFile) -> None:
+        self._plan_file = plan_file
+
+    def setup(self) -> None:
+        try:
+            self.plan = self._plan_file.load()
+        except (ValueError, OSError) as error:
+            raise BlockFailure("input", str(error)) from error
+
+
+class ReadBlocks(PlannedStep):
+    """The index of a unit -> RowBlock; blocks whose files are there already go to the output `finished` as their
+    BlockInfo."""
 
     def setup(self) -> None:
         """Rows come by the hundred thousand, and each time the collector would walk through all that was loaded."""
+        super().setup()
         gc.freeze()
 
-    def process(self, unit: Unit) -> Iterator[Any]:
+    def process(self, index: int) -> Iterator[Any]:
+        unit = self.plan.units[index]
         try:
             finished = _finished_blocks(self.plan, unit)
             yield from (beam.pvalue.TaggedOutput(FINISHED, info) for info in finished)
@@ -108,11 +131,11 @@ def _is_certified(info: BlockInfo, plan: BuildPlan) -> bool:
     return wanted is None or (found is not None and found.is_of(wanted))
 
 
-class Step(beam.DoFn):  # type: ignore[misc]
+class Step(PlannedStep):
     """A pure function of (block, plan) as a step of the pipeline."""
 
-    def __init__(self, plan: BuildPlan, function: Callable[[Any, BuildPlan], Any]) -> None:
-        self.plan = plan
+    def __init__(self, plan_file: PlanFile, function: Callable[[Any, BuildPlan], Any]) -> None:
+        super().__init__(plan_file)
         self.function = function
 
     def process(self, block: Any) -> Iterator[Any]:
@@ -177,15 +200,12 @@ def _count(stage: str, **numbers: int) -> None:
         Metrics.counter("packline", f"{stage}_{name}").inc(number)
 
 
-def _step(plan: BuildPlan, function: Callable[[Before, BuildPlan], After], output: type[After]) -> Any:
-    return beam.ParDo(Step(plan, function)).with_output_types(output)
+def _step(plan_file: PlanFile, function: Callable[[Before, BuildPlan], After], output: type[After]) -> Any:
+    return beam.ParDo(Step(plan_file, function)).with_output_types(output)
 
 
-class Publish(beam.DoFn):  # type: ignore[misc]
+class Publish(PlannedStep):
     """All BlockInfos -> the manifest. Idempotent: a second attempt finds the manifest there."""
-
-    def __init__(self, plan: BuildPlan) -> None:
-        self.plan = plan
 
     def process(self, grouped: tuple[None, Iterable[BlockInfo]]) -> None:
         try:
@@ -200,12 +220,12 @@ class Publish(beam.DoFn):  # type: ignore[misc]
 
 @dataclass
 class BuildDataset(beam.PTransform):  # type: ignore[misc]
-    """Units -> a published data set."""
+    """The indexes of all units -> a published data set."""
 
-    plan: BuildPlan
+    plan_file: PlanFile
 
     def expand(self, units: Any) -> Any:
-        plan = self.plan
+        plan = self.plan_file
         read = units | "ReadBlocks" >> beam.ParDo(ReadBlocks(plan)).with_outputs(FINISHED, main="blocks")
         read.blocks.element_type = RowBlock
         written = (

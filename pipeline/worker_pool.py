@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pipeline.runner_choice import EMBEDDED
+
 if TYPE_CHECKING:
     from pipeline.config import BuildConfig
 
-DEFAULT_RUNNER = "FnApiRunner"
 DEBUG_VARIABLE = "PACKLINE_DEBUG"
 SAFE = {
     "PYTHONSAFEPATH": "1",  # a user's own schemas.py must not be imported in the place of ours
@@ -68,7 +69,7 @@ def default_workers(units: int) -> int:
 @contextlib.contextmanager
 def started_pool(runner: str, workers: int | None, *, debug: bool) -> Iterator[WorkerPool | None]:
     """The pool of a build that may need one; None where it cannot."""
-    if runner != DEFAULT_RUNNER or (workers or default_workers(sys.maxsize)) == 1:
+    if runner != EMBEDDED or (workers or default_workers(sys.maxsize)) == 1:
         yield None
         return
     pool = WorkerPool(debug=debug)

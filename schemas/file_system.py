@@ -5,6 +5,8 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 from schemas.errors import ConfigError
 from schemas.profiles import storage_options
@@ -42,3 +44,11 @@ def find_file_system(url: str, profile: str | None = None) -> tuple[AbstractFile
     if extra == "s3":
         fs.retries = 1  # botocore's and ours are enough: times five they would take many minutes
     return fs, path
+
+
+def absolute_url(url: str) -> str:
+    """A local path, made absolute: a worker on a cluster has another working folder. Any other URL as it is."""
+    if get_protocol(url) not in LocalFileSystem.protocol:
+        return url
+    path: str = LocalFileSystem._strip_protocol(url)
+    return path

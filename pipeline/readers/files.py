@@ -56,7 +56,7 @@ def _first(info: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 def check_unchanged(file: SourceFile) -> None:
     """Raises SourceChanged where the file is gone or is not what the plan saw."""
-    fs, path = find_file_system(file.url, file.profile)
+    fs, path = find_file_system(file.place, file.profile)
     fs.invalidate_cache()
     planned = Stamp(file.size, file.etag, file.mtime)
     mend = "put the planned file back, or stop what writes to it and build again"
@@ -90,7 +90,7 @@ def open_file(file: SourceFile, expected_end: int | None = None) -> Iterator[Bin
 
 
 def _open(file: SourceFile, expected_end: int | None) -> BinaryIO:
-    fs, path = find_file_system(file.url, file.profile)
+    fs, path = find_file_system(file.place, file.profile)
     if isinstance(fs, LocalFileSystem):
         return cast(BinaryIO, fs.open(path, "rb"))
     if _READ_BY_THEIR_OWN.intersection(fs.protocol):

@@ -14,11 +14,12 @@ from pipeline.plan_again import plan_again, with_first_sources
 from pipeline.readers.files import Stamp
 from pipeline.readers.listing import Match, describe_file
 from pipeline.run_facts import RunFacts
+from pipeline.runner_choice import EMBEDDED, check_workers, choose_runner
 from pipeline.watch.chain import PublishedChain
 from pipeline.watch.look import Look, look_at_sources
 from pipeline.watch.stop import StopRequest
 from pipeline.watch.waiting import Place, Waiting, complete_files, due_files, look_again
-from pipeline.worker_pool import DEFAULT_RUNNER, default_workers, started_pool
+from pipeline.worker_pool import default_workers, started_pool
 from schemas.errors import ConfigError, DatasetError
 from schemas.generations import load_chain
 from schemas.manifest import manifest_name
@@ -28,7 +29,7 @@ def watch(
     config: BuildConfig,
     *,
     once: bool = False,
-    runner: str = DEFAULT_RUNNER,
+    runner: str = EMBEDDED,
     workers: int | None = None,
     beam_args: Sequence[str] = (),
     console: Console | None = None,
@@ -83,6 +84,8 @@ class Watcher:
         debug: bool,
     ) -> None:
         """Raises ConfigError, also where the folder holds a data set of another recipe."""
+        runner = choose_runner(runner)
+        check_workers(runner, workers)
         _refuse_limits(config)
         plan = plan_recipe(config)
         self._runner, self._workers, self._beam_args, self._debug = runner, workers, beam_args, debug

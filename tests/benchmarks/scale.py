@@ -56,7 +56,9 @@ def make_plan(folder: Path, blocks: int) -> BuildPlan:
     source = {"path": str(rows), "transform": {"type": "openai"}}
     plan = plan_build(BuildConfig.model_validate(settings | {"sources": [source]}))
     files = tuple(make_file(number) for number in range(-(-blocks // BLOCKS_PER_FILE)))
-    return replace(plan, files=dict(enumerate(files)), units=tuple(make_unit(number, files) for number in range(blocks)))
+    return replace(
+        plan, files=dict(enumerate(files)), units=tuple(make_unit(number, files) for number in range(blocks))
+    )
 
 
 def make_file(number: int) -> SourceFile:

@@ -20,6 +20,7 @@ from pipeline.chat.template import ChatTemplate
 from pipeline.config import BuildConfig, Tokenizer, load_config
 from pipeline.encoders.load import load_tokenizer
 from pipeline.encoders.loaded import LoadedTokenizer
+from pipeline.encoders.tokenizer_files import TokenizerFiles
 from pipeline.recipe import make_recipe, make_tools, resolved_config
 from pipeline.serving import serving_files
 from schemas.conversation import Conversation, Message
@@ -209,10 +210,10 @@ def test_threads_that_ask_at_once_load_one_tokenizer(monkeypatch: pytest.MonkeyP
     build = config(seed=1234)
     made, loads = make_recipe(build, load(build.tokenizer.model_dump_json())), []
 
-    def slowly(settings: Tokenizer) -> LoadedTokenizer:
+    def slowly(settings: Tokenizer, found: TokenizerFiles) -> LoadedTokenizer:
         loads.append(settings)
         time.sleep(0.05)
-        return load(settings.model_dump_json())
+        return load_tokenizer(settings, found)
 
     monkeypatch.setattr(recipe, "load_tokenizer", slowly)
     with ThreadPoolExecutor(8) as threads:

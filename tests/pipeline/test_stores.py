@@ -18,6 +18,7 @@ from pipeline.build_plan import BuildPlan, plan_build
 from pipeline.cli import main
 from pipeline.config import BuildConfig, load_config
 from pipeline.launch import build
+from pipeline.plan_file import write_plan
 from pipeline.readers import read_blocks
 from pipeline.readers.files import SourceChanged
 from pipeline.transforms import BuildDataset
@@ -96,7 +97,7 @@ def test_no_secret_is_written_printed_or_sent(
     with pytest.raises(ConfigError, match="no-such-bucket") as failed:
         main(["--debug", "build", "config.yaml", "--set", "output=s3://no-such-bucket/x", "--workers", "1"])
     told += "".join(traceback.format_exception(failed.value)) + "".join(capfd.readouterr())
-    sent = cloudpickle.dumps((built.plan, BuildDataset(built.plan)))
+    sent = cloudpickle.dumps((built.plan, BuildDataset(write_plan(built.plan))))
     assert b"moto" in sent  # the profile's name, by which a worker finds it
     stored = [folder.read(file.name) for folder in built.folders for file in folder.files("")]
     for data in (*stored, sent, built.printed.encode(), told.encode()):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from building import data_files, small_rows, write_jsonl
 from rich.console import Console
-from without_beam import run_unit, run_without_beam
+from without_beam import publish_infos, run_unit, run_without_beam
 
 from pipeline import launch
 from pipeline.build_plan import BuildPlan, plan_build, plan_recipe
@@ -20,7 +20,6 @@ from pipeline.config import BuildConfig
 from pipeline.failures import BlockFailure, BudgetExceeded
 from pipeline.launch import build
 from pipeline.plan_again import plan_again, with_first_sources
-from pipeline.transforms import Publish
 from pipeline.verify import verify
 from pipeline.watch import look
 from pipeline.watch.look import look_at_sources
@@ -260,7 +259,7 @@ def interfere(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
         infos = [info for unit in plan.units for info in run_unit(plan, unit)]
         monkeypatch.setattr(launch, "run_beam", run_without_beam)
         act()
-        Publish(plan).process((None, infos))
+        publish_infos(plan, infos)
 
     monkeypatch.setattr(launch, "run_beam", run)
 
