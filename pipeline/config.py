@@ -70,14 +70,16 @@ def _is_day(text: str) -> bool:
 def _parse_seconds(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value)
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)\s*", value)
     if not match or match[2] not in _SECONDS:
         raise ValueError("expected a time like 30s, 10min, 2h or 45")
     return float(match[1]) * _SECONDS[match[2]]
 
 
-Seconds = Annotated[float, BeforeValidator(_parse_seconds, json_schema_input_type=float | str), Field(gt=0)]
-ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
+Seconds = Annotated[
+    float, BeforeValidator(_parse_seconds, json_schema_input_type=float | str), Field(gt=0, allow_inf_nan=False)
+]
+ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0, lt=2**63)]
 
 
 class Settings(BaseModel):

@@ -51,7 +51,9 @@ def is_whole(output: Folder, manifest: Manifest) -> bool:
 
 
 def other_builds(plan: BuildPlan, now: datetime | None = None) -> Iterator[str]:
-    """A warning for each build of another recipe that is under way in the same folder."""
+    """A warning for each build of another recipe that is under way in the same folder, where none is published yet."""
+    if plan.output.size(MANIFEST) is not None:
+        return
     now = now or datetime.now(UTC)
     for folder in plan.output.names("state"):
         recipe_id, dash, _ = posixpath.basename(folder).partition("-")

@@ -1,5 +1,7 @@
 """A file that is created once: what a store refuses is left to it, and where it does not, one writer still knows."""
 
+import errno
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,19 @@ def test_the_probe_tells_stores_apart_and_leaves_nothing(tmp_path: Path) -> None
     assert refuses_second(Folder(str(tmp_path)))
     assert not refuses_second(Careless(str(tmp_path)))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_disk_without_hard_links_refuses_nothing_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = Folder(str(tmp_path))
+    assert not refuses_second(folder)
+    assert create_once(folder, "manifest.json", b"one", 0)
+    assert not create_once(folder, "manifest.json", b"two", 0)
 
 
 def test_what_is_there_stays(folder: Folder) -> None:
