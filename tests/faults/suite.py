@@ -77,7 +77,7 @@ def _corrupt_in_silence() -> None:
 
 
 def _tell_nothing() -> None:
-    pipeline.cli._explain = lambda error: print(f"packline: {type(error).__name__}") or 1
+    pipeline.cli.explain = lambda error: print(f"packline: {type(error).__name__}") or 1
 
 
 _CUT = Schedule(0, "disk", faults=(Fault("store: cuts what is written", "truncate", "write", "shard", 2),))

@@ -12,7 +12,7 @@ from pipeline.build_plan import BuildPlan, plan_build
 from pipeline.config import load_config
 from pipeline.plan_file import PlanFile, write_plan
 from schemas.errors import DatasetError
-from schemas.store import absolute_url
+from schemas.file_system import absolute_url
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from servers import Store
 
 from schemas.errors import DatasetError
@@ -69,6 +70,7 @@ def test_ranks_train_from_a_store_as_from_a_folder(
     damaged = {**remote, "output": str(tmp_path / "damaged"), "cache": {"folder": str(tmp_path / "empty")}}
     with pytest.raises(DatasetError, match=r"/shards/00003\.arrow: shard is damaged"):
         train(TrainConfig.model_validate(damaged))
+    torch.distributed.destroy_process_group()
 
 
 def assert_model(folder: Path) -> None:
