@@ -3,6 +3,7 @@
 import argparse
 import re
 from datetime import timedelta
+from typing import Literal
 
 
 def age(text: str) -> timedelta:
@@ -13,6 +14,15 @@ def age(text: str) -> timedelta:
     if given < timedelta(hours=1):
         raise argparse.ArgumentTypeError(f"{text} is not an hour at least, as 90m, 24h or 7d are")
     return given
+
+
+def generation(text: str) -> int | Literal["latest"]:
+    """Raises ArgumentTypeError for what is neither the number of a generation nor `latest`."""
+    if text == "latest":
+        return "latest"
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is neither a number from 0 up nor `latest`")
+    return int(text)
 
 
 def positive(text: str) -> int:

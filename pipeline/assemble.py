@@ -1,5 +1,6 @@
 """From the tokens of a block to its packs: a shard's worth of rows of `seq_len`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -43,7 +44,7 @@ class PackSettings:
     pad_id: int
     seed: int
     holdout: float
-    urls: tuple[str, ...]  # of the sources, by index: they choose the holdout
+    urls: Mapping[int, str]  # of the sources, by index: they choose the holdout
 
 
 def pack_documents(block: TokenBlock, settings: PackSettings) -> PackedBlock:

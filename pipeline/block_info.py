@@ -91,11 +91,12 @@ def unit_sha256(unit: Unit) -> str:
 
 class StateStore:
     """`state/RECIPE_ID-ENGINE/` of an output folder: one small file a finished block, and a mark for each begun one.
-    What one engine has made is not mixed with what another makes."""
+    What one engine has made is not mixed with what another makes, nor one generation's blocks with another's, which
+    have the same numbers: a later one's folder ends in its tag."""
 
-    def __init__(self, output: Folder, recipe_id: str, engine: str) -> None:
+    def __init__(self, output: Folder, recipe_id: str, engine: str, generation_tag: str = "") -> None:
         self.output = output
-        self.folder = posixpath.join("state", f"{recipe_id}-{engine}")
+        self.folder = posixpath.join("state", "-".join(filter(None, (recipe_id, engine, generation_tag))))
 
     def begin(self, key: BlockKey, begun: datetime) -> None:
         self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), begun.isoformat().encode())

@@ -1,8 +1,8 @@
 """A build, planned: what will be read, by which units, under which recipe, and what it is called."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pipeline.block_info import StateStore
@@ -16,11 +16,12 @@ from pipeline.config import BuildConfig, EngineSetting
 from pipeline.convert import Converter, make_converter
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.engines import EngineChoice, choose_engine
-from pipeline.plan import plan_sources
+from pipeline.plan import cut_files, list_sources
 from pipeline.recipe import Recipe, Tools, keep_tools, load_recipe, load_tools, make_dataset_id
 from pipeline.recipe import with_engine as tools_with_engine
 from schemas.errors import ConfigError
 from schemas.file_system import absolute_url
+from schemas.generations import FIRST_GENERATION, NewGeneration
 from schemas.manifest import Certificate
 from schemas.store import Folder
 from schemas.urls import check_url
@@ -34,21 +35,22 @@ class BuildPlan:
     """Everything that a worker is told."""
 
     recipe: Recipe
-    files: tuple[SourceFile, ...]
-    units: tuple[Unit, ...]
     converters: tuple[Converter, ...]  # by entry of the config's `sources`; a custom one travels with its code
+    files: Mapping[int, SourceFile] = field(default_factory=dict)  # by index of source
+    units: tuple[Unit, ...] = ()
+    generation: NewGeneration = FIRST_GENERATION
     warnings: tuple[str, ...] = ()
     unflagged_controls: tuple[str, ...] = ()  # control tokens that the tokenizer does not flag special
     certificate: Certificate | None = None  # empty: that of a block without a sampled row; None: nothing is compared
     check_hashes: bool = False  # finished blocks count as whole by the sha256 of their files, not by their sizes
 
     @cached_property
-    def setting_of_source(self) -> tuple[int, ...]:
-        return tuple(file.setting for file in self.files)
+    def setting_of_source(self) -> dict[int, int]:
+        return {source: file.setting for source, file in self.files.items()}
 
     @cached_property
-    def urls(self) -> tuple[str, ...]:
-        return tuple(file.url for file in self.files)
+    def urls(self) -> dict[int, str]:
+        return {source: file.url for source, file in self.files.items()}
 
     @cached_property
     def sampled_units(self) -> frozenset[int]:
@@ -56,7 +58,7 @@ class BuildPlan:
 
     @property
     def dataset_id(self) -> str:
-        return make_dataset_id(self.recipe, self.files)
+        return make_dataset_id(self.recipe, self.files.values(), self.generation.parent)
 
     @property
     def output(self) -> Folder:
@@ -64,28 +66,41 @@ class BuildPlan:
 
     @property
     def state(self) -> StateStore:
-        return StateStore(self.output, self.recipe.id, self.recipe.engine)
+        return StateStore(self.output, self.recipe.id, self.recipe.engine, self.generation.tag)
 
 
 def plan_build(config: BuildConfig) -> BuildPlan:
     """Reads the tokenizer and lists the sources; writes nothing. The reference library encodes, until `with_engine`
     chooses another. Raises ConfigError."""
+    return plan_files(plan_recipe(config), list_sources(config))
+
+
+def plan_files(plan: BuildPlan, files: Sequence[SourceFile], generation: NewGeneration = FIRST_GENERATION) -> BuildPlan:
+    """A plan for these files under the same recipe. Raises DatasetError for a Parquet file without a footer."""
+    sources = cut_files(files, plan.recipe.config, generation.first_source)
+    return replace(
+        plan,
+        files=dict(enumerate(files, generation.first_source)),
+        units=sources.units,
+        generation=generation,
+        warnings=(*sources.warnings, *plan.warnings),
+    )
+
+
+def plan_recipe(config: BuildConfig) -> BuildPlan:
+    """The plan but for its files."""
     check_output(config.output)
     config = config.model_copy(update={"output": absolute_url(config.output)})
     recipe, tools = load_recipe(config)
     tokenizer, formatter = tools.tokenizer, tools.formatter
-    sources = plan_sources(config)
     return BuildPlan(
         recipe=recipe,
-        files=sources.files,
-        units=sources.units,
         converters=tuple(
             make_converter(source.transform, loss_weights=config.loss_weights) for source in config.sources
         ),
         certificate=plan_certificate(config, tokenizer.kind),
         unflagged_controls=_unflagged(tokenizer.encoder, formatter) if formatter else (),
         warnings=(
-            *sources.warnings,
             *tokenizer.warnings,
             *_parse_warning(config, tools),
             *(template_warnings(config, formatter.template) if formatter else ()),

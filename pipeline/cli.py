@@ -8,34 +8,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from pipeline.arguments import age, positive
-from pipeline.failures import BlockFailure, BudgetExceeded, RunnerFailed
+from pipeline.arguments import age, generation, positive
+from pipeline.exit_codes import BUILT, EXIT_CODES, FAILED, INTERRUPTED, explain
 from pipeline.runner_choice import EMBEDDED, choose_runner
 from pipeline.worker_pool import collect_rarely, started_pool
 from schemas import __version__
-from schemas.errors import ConfigError, DatasetError
-
-BUILT, FAILED, BAD_CONFIG, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
-
-_EXIT_CODES = """exit codes:
-  0  built, or built already
-  1  a failure while building: bad input, a lost worker, a damaged data set, a row that is not what is served
-  2  a config or a command that cannot be used; more than half of a source's first rows rejected
-  3  more rows rejected than max_reject_fraction allows, or fewer turns with an end token than min_terminated asks for:
-     nothing is published"""
+from schemas.errors import ConfigError
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="packline",
         description="Turn raw chat and text rows into packed, loss-masked token shards.",
-        epilog=_EXIT_CODES,
+        epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"packline {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and Beam's log")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_build(commands)
+    _add_watch(commands)
     _add_config_command(commands, "plan", _plan, "list files, blocks and what is built already; write nothing")
     _add_preview(commands)
     _add_inspect(commands)
@@ -69,15 +61,29 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 def _add_dataset(command: argparse.ArgumentParser) -> None:
     command.add_argument("dataset", metavar="DATASET", help="the folder of a data set, or its URL")
     command.add_argument("--profile", metavar="NAME", help="options of its store, from the profiles file")
+    command.add_argument(
+        "--generation", type=generation, default="latest", metavar="N", help="as it was at this one (default: latest)"
+    )
 
 
 def _add_build(commands: Commands) -> None:
     command = _add_config_command(commands, "build", _build, "build a data set; options after -- go to Beam")
-    command.add_argument("--runner", default=EMBEDDED, help="a Beam runner (default: %(default)s)")
-    command.add_argument("--workers", type=positive, help="processes; default: as many as cores, at most the units")
+    _add_runner(command)
     command.add_argument(
         "--check", action="store_true", help="compare what is there by its sha256, and build again what differs"
     )
+
+
+def _add_watch(commands: Commands) -> None:
+    summary = "build a data set that grows: what appears under the sources goes into further generations"
+    command = _add_config_command(commands, "watch", _watch, summary)
+    command.add_argument("--once", action="store_true", help="take the files that are complete by now, and end")
+    _add_runner(command)
+
+
+def _add_runner(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--runner", default=EMBEDDED, help="a Beam runner (default: %(default)s)")
+    command.add_argument("--workers", type=positive, help="processes; default: as many as cores, at most the units")
 
 
 def _add_preview(commands: Commands) -> None:
@@ -157,6 +163,26 @@ def _build(args: argparse.Namespace) -> int:
     return BUILT
 
 
+def _watch(args: argparse.Namespace) -> int:
+    from pipeline.config import load_config
+    from pipeline.console import make_console
+    from pipeline.watch.loop import watch
+    from pipeline.watch.stop import stop_on_signals
+
+    with stop_on_signals() as stop:
+        watch(
+            load_config(args.config, args.overrides),
+            once=args.once,
+            runner=args.runner,
+            workers=args.workers,
+            beam_args=args.beam_args,
+            console=make_console(stderr=True),
+            debug=args.debug,
+            stop=stop,
+        )
+    return BUILT
+
+
 def _plan(args: argparse.Namespace) -> int:
     from pipeline.build_plan import plan_build, with_engine
     from pipeline.config import load_config
@@ -189,11 +215,18 @@ def _inspect(args: argparse.Namespace) -> int:
     from pipeline.inspect import print_dataset, print_pack
 
     if args.pack is not None:
-        print_pack(args.dataset, args.pack, make_console(), args.profile, holdout=args.holdout)
+        print_pack(
+            args.dataset,
+            args.pack,
+            make_console(),
+            args.profile,
+            holdout=args.holdout,
+            generation=args.generation,
+        )
     elif args.holdout:
         raise ConfigError("--holdout shows a pack of the holdout; say which one with --pack N")
     else:
-        print_dataset(args.dataset, make_console(), args.profile)
+        print_dataset(args.dataset, make_console(), args.profile, generation=args.generation)
     return BUILT
 
 
@@ -201,11 +234,11 @@ def _verify(args: argparse.Namespace) -> int:
     from pipeline.verify import verify
 
     problems = 0
-    for problem in verify(args.dataset, args.profile, deep=args.deep):
+    for problem in verify(args.dataset, args.profile, deep=args.deep, generation=args.generation):
         problems += 1
         print(problem)
     if problems:
-        advice = "remove the damaged files and build again, which keeps what is whole"
+        advice = "remove the damaged files and build, or watch, again, which keeps what is whole"
         print(f"{problems} problems: the data set is damaged; {advice}", file=sys.stderr)
         return FAILED
     print("ok" if args.deep else "ok (sizes and footers; --deep reads every token)")
@@ -218,7 +251,8 @@ def _certify(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
     from pipeline.console import make_console
 
-    report = certify_dataset(args.dataset, load_config(args.config, args.overrides), args.n, args.profile)
+    config = load_config(args.config, args.overrides)
+    report = certify_dataset(args.dataset, config, args.n, args.profile, generation=args.generation)
     print_report(report, make_console())
     return BUILT if report.is_clean else FAILED
 
@@ -251,12 +285,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except KeyboardInterrupt:
-        print("interrupted; build again to go on from the finished blocks", file=sys.stderr)
+        print("interrupted; start again to go on from the finished blocks", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if args.debug:
             raise
-        return _explain(error)
+        return explain(error)
     return code
 
 
@@ -264,23 +298,3 @@ def _split_beam_args(given: list[str]) -> tuple[list[str], list[str]]:
     """The arguments before and after the first `--`."""
     at = given.index("--") if "--" in given else len(given)
     return given[:at], given[at + 1 :]
-
-
-def _explain(error: Exception) -> int:
-    """One clear message, and the exit code that goes with it."""
-    if isinstance(error, ConfigError):
-        code = BAD_CONFIG
-    elif isinstance(error, BudgetExceeded):
-        code = OVER_BUDGET
-    else:
-        code = FAILED
-    if isinstance(error, BlockFailure):
-        text = error.message
-    elif isinstance(error, ConfigError | DatasetError | BudgetExceeded | RunnerFailed):
-        text = str(error)
-    elif isinstance(error, ModuleNotFoundError):
-        text = f"{error}; install what the pipeline needs with: pip install 'packline[pipeline]'"
-    else:
-        text = f"{type(error).__name__}: {error}\nrun with --debug for the traceback"
-    print(f"packline: {text}", file=sys.stderr)
-    return code

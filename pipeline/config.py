@@ -22,6 +22,7 @@ RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
 DEFAULT_DAY = "2024-07-26"
 """What Llama 3's own templates show where nobody gives them a date."""
 
+_SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -66,7 +67,19 @@ def _is_day(text: str) -> bool:
         return False
 
 
-ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
+def _parse_seconds(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)\s*", value)
+    if not match or match[2] not in _SECONDS:
+        raise ValueError("expected a time like 30s, 10min, 2h or 45")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+Seconds = Annotated[
+    float, BeforeValidator(_parse_seconds, json_schema_input_type=float | str), Field(gt=0, allow_inf_nan=False)
+]
+ByteSize = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0, lt=2**63)]
 
 
 class Settings(BaseModel):
@@ -229,6 +242,15 @@ ControlTokensField = Annotated[
 TooLong = Literal["reject", "truncate_turns", "truncate", "split"]
 
 
+class Watch(Settings):
+    """When `packline watch` takes a new file, and when it makes a generation of those that it has."""
+
+    interval: Seconds = 30.0
+    marker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    min_bytes: ByteSize | None = None
+    max_wait: Seconds = 600.0
+
+
 class BuildConfig(Settings):
     """What `packline build` makes, and how."""
 
@@ -255,6 +277,7 @@ class BuildConfig(Settings):
     min_terminated: Annotated[float, Field(ge=0, le=1)] = 0.99
     certify: Literal["transformers", "none"] | None = None  # null: transformers where it is installed
     allow_differences: bool = False
+    watch: Watch = Watch()
 
     @property
     def output_folder(self) -> Folder:

@@ -10,7 +10,9 @@ from pipeline.exclusive import PROBE
 from pipeline.file_sizes import wrong_size
 from pipeline.recipe import resolved_config
 from schemas.errors import ConfigError
+from schemas.generations import load_dataset
 from schemas.manifest import MANIFEST, Manifest, Source, load_manifest, named_files
+from schemas.store import Folder
 
 UNDER_WAY = timedelta(minutes=15)
 """A build that has written nothing for so long is taken for dead; a block takes seconds."""
@@ -25,9 +27,12 @@ def find_published(plan: BuildPlan) -> Manifest | None:
         return None
     manifest = load_manifest(plan.output)
     if manifest.id == plan.dataset_id:
-        return manifest if _is_whole(plan, manifest) else None
+        return manifest if is_whole(plan.output, manifest) else None
+    whole = load_dataset(plan.output)
     advice = "give another folder with --set output=..., or remove this one first"
-    raise ConfigError(f"{plan.output.shown} holds {what_differs(plan, manifest)}: {advice}")
+    if whole.recipe_id == plan.recipe.id:
+        advice = f"`packline watch --once` takes files that are new into a generation of their own; or {advice}"
+    raise ConfigError(f"{plan.output.shown} holds {what_differs(plan, whole)}: {advice}")
 
 
 def what_differs(plan: BuildPlan, manifest: Manifest) -> str:
@@ -40,9 +45,9 @@ def what_differs(plan: BuildPlan, manifest: Manifest) -> str:
     return f"this recipe's data set of other sources ({changes})"
 
 
-def _is_whole(plan: BuildPlan, manifest: Manifest) -> bool:
+def is_whole(output: Folder, manifest: Manifest) -> bool:
     """Whether every file of the manifest is there with its size; what is not is built again."""
-    return wrong_size(plan.output, named_files(manifest)) is None
+    return wrong_size(output, named_files(manifest)) is None
 
 
 def other_builds(plan: BuildPlan, now: datetime | None = None) -> Iterator[str]:
@@ -79,7 +84,7 @@ def _short(value: Any) -> str:
 
 def _source_changes(old: Sequence[Source], plan: BuildPlan) -> list[str]:
     before = {source.path: (source.size, source.etag, source.mtime) for source in old}
-    after = {file.url: (file.size, file.etag, file.mtime) for file in plan.files}
+    after = {file.url: (file.size, file.etag, file.mtime) for file in plan.files.values()}
     changed = [path for path in after if path in before and before[path] != after[path]]
     groups = {
         "added": [path for path in after if path not in before],
@@ -87,7 +92,7 @@ def _source_changes(old: Sequence[Source], plan: BuildPlan) -> list[str]:
         "changed": changed,
     }
     lines = [f"{name}: {_listed(paths)}" for name, paths in groups.items() if paths]
-    return lines or ["the same files in another order"]
+    return lines or ["the same files in another order, or in several generations"]
 
 
 def _listed(paths: Sequence[str], most: int = 5) -> str:

@@ -16,14 +16,15 @@ from pipeline.report import facts_table
 from pipeline.show import colored, legend, shown_tokens
 from schemas.channels import unpack_channel
 from schemas.errors import DatasetError
-from schemas.manifest import Manifest, ShardFile, load_manifest
+from schemas.generations import Generation, load_dataset
+from schemas.manifest import Manifest, ShardFile
 from schemas.policy import DEFAULT_POLICY, LossPolicy
 from schemas.shard import Packs, read_shard
 from schemas.store import Folder, dataset_folder
 
 
-def print_dataset(url: str, console: Console, profile: str | None = None) -> None:
-    manifest = load_manifest(dataset_folder(url, profile))
+def print_dataset(url: str, console: Console, profile: str | None = None, *, generation: Generation = "latest") -> None:
+    manifest = load_dataset(dataset_folder(url, profile), generation)
     template = manifest.chat_template
     table = facts_table(manifest, _policy(manifest))
     table.add_row(
@@ -34,6 +35,8 @@ def print_dataset(url: str, console: Console, profile: str | None = None) -> Non
     )
     table.add_row("template", f"{template.origin} ({template.sha256[:12]})" if template else "none")
     table.add_row("data set", manifest.id)
+    if manifest.generation:
+        table.add_row("generation", f"{manifest.generation}; these are the counts of all up to it")
     table.add_row("recipe", manifest.recipe_id)
     console.print(table)
     console.print(_channel_table(manifest))
@@ -66,13 +69,21 @@ def _source_table(manifest: Manifest) -> Table:
     return table
 
 
-def print_pack(url: str, number: int, console: Console, profile: str | None = None, *, holdout: bool = False) -> None:
+def print_pack(
+    url: str,
+    number: int,
+    console: Console,
+    profile: str | None = None,
+    *,
+    holdout: bool = False,
+    generation: Generation = "latest",
+) -> None:
     """Packs are numbered through the shards in the manifest's order, those of the holdout apart.
 
     Raises DatasetError for a pack that is not there.
     """
     folder = dataset_folder(url, profile)
-    manifest = load_manifest(folder)
+    manifest = load_dataset(folder, generation)
     whole = "the holdout" if holdout else "the data set"
     file, row = _locate(_shards(manifest, url, holdout), number, whole)
     shard = read_shard(pa.py_buffer(folder.read(file.name)), file.name)

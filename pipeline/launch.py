@@ -72,26 +72,41 @@ def build(
         published = find_published(plan)
         if published is not None and not check:
             return BuildResult(published, plan, False, workers, facts)
-        plan, engine = with_engine(plan, config.engine)
-        _warn(console, (*engine.warnings, *check_first_rows(plan), *check_writable(plan.output), *other_builds(plan)))
-        mark_started(plan.output)
-        run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
-        try:
-            run(plan)
-        except EnginesDiffer as error:
-            plan = _without_fast_engine(plan, error, console)
-            run(plan)
-        facts.published = plan.state.published()
+        result = run_plan(plan, runner, workers, beam_args, pool, console, facts, debug=debug)
+    return result if published is None else replace(result, built=facts.blocks > 0)
+
+
+def run_plan(
+    plan: BuildPlan,
+    runner: str,
+    workers: int,
+    beam_args: Sequence[str],
+    pool: WorkerPool | None,
+    console: Console,
+    facts: RunFacts,
+    *,
+    debug: bool,
+) -> BuildResult:
+    """Run the pipeline of a plan, which publishes what it makes. Raises as `build` does."""
+    plan, engine = with_engine(plan, plan.recipe.config.engine)
+    _warn(console, (*engine.warnings, *check_first_rows(plan), *check_writable(plan.output), *other_builds(plan)))
+    mark_started(plan.output)
+    run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
+    try:
+        run(plan)
+    except EnginesDiffer as error:
+        plan = _without_fast_engine(plan, error, console)
+        run(plan)
+    facts.published = plan.state.published()
     workers = workers if runner == EMBEDDED else len(facts.processes)
-    built = published is None or facts.blocks > 0
-    result = BuildResult(load_manifest(plan.output), plan, built, workers, facts)
+    result = BuildResult(load_manifest(plan.output, plan.generation.number), plan, True, workers, facts)
     _write_run_facts(result, runner)
     return result
 
 
 def check_is_seen(plan: BuildPlan, runner: str, workers: int) -> None:
     """Raises ConfigError for files in the memory of a process that is not the only one."""
-    in_memory = next((url for url in (plan.output.url, *plan.urls) if url.startswith("memory://")), None)
+    in_memory = next((url for url in (plan.output.url, *plan.urls.values()) if url.startswith("memory://")), None)
     if in_memory and not (runner == EMBEDDED and workers == 1):
         raise ConfigError(
             f"{in_memory}: memory:// is seen by one process alone, and workers are others; build with {EMBEDDED} "

@@ -1,7 +1,7 @@
 """What will be read, and by how many: files from the config's paths, cut into units for the workers."""
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
@@ -38,10 +38,18 @@ class _Part(NamedTuple):
 def plan_sources(config: BuildConfig) -> SourcePlan:
     """Lists the sources, and reads the footers of Parquet files. Raises ConfigError, and DatasetError for a footer
     that cannot be read."""
-    files = [file for setting, source in enumerate(config.sources) for file in list_files(setting, source)]
+    return cut_files(list_sources(config), config)
+
+
+def list_sources(config: BuildConfig) -> list[SourceFile]:
+    return [file for setting, source in enumerate(config.sources) for file in list_files(setting, source)]
+
+
+def cut_files(files: Sequence[SourceFile], config: BuildConfig, first_source: int = 0) -> SourcePlan:
+    """Files in the order of the config's `sources`; their indexes as sources begin at `first_source`."""
     _refuse_output(config, files)
     units: list[Unit] = []
-    for setting, indexed in groupby(enumerate(files), key=lambda item: item[1].setting):
+    for setting, indexed in groupby(enumerate(files, first_source), key=lambda item: item[1].setting):
         limit = config.sources[setting].limit
         parts = [part for index, file in indexed for part in _cut(index, file, config.block_bytes)]
         groups = [parts] if limit else _share(parts, config.block_bytes)

@@ -38,6 +38,7 @@ class Sample:
     rows: int = 0
     reasons: Counter[Reason] = field(default_factory=Counter)
     example: Reject | None = None
+    example_path: str = ""
     audits: list[TurnAudit] = field(default_factory=list)  # a block each
 
     @property
@@ -52,7 +53,8 @@ class PreflightFailed(ConfigError):
 def check_first_rows(plan: BuildPlan) -> list[str]:
     """Warnings, one a line. Raises PreflightFailed, with a table of the reasons; BudgetExceeded where too few turns
     have an end, with a table of the sources."""
-    samples = [_sample(plan, setting) for setting in range(len(plan.recipe.config.sources))]
+    settings = sorted({file.setting for file in plan.files.values()})
+    samples = [_sample(plan, setting) for setting in settings]
     bad = [sample for sample in samples if sample.rejects * 2 > sample.rows]
     if bad:
         raise PreflightFailed("\n".join(_report(sample) for sample in bad))
@@ -70,9 +72,12 @@ def _sample(plan: BuildPlan, setting: int) -> Sample:
         columns.update(*block.rows)
         sample.rows += sum(tokens.rows.values())
         sample.reasons.update(reject.reason for reject in tokens.rejects)
-        sample.example = sample.example or next(iter(tokens.rejects), None)
+        if sample.example is None and tokens.rejects:
+            sample.example = tokens.rejects[0]
+            sample.example_path = without_secrets(plan.urls[sample.example.source])
         sample.audits.append(tokens.turns)
-    _check_named_columns(sample, source.transform, columns)
+    if plan.generation.number == 0:  # a few new rows may well lack it
+        _check_named_columns(sample, source.transform, columns)
     return sample
 
 
@@ -127,7 +132,8 @@ def _report(sample: Sample) -> str:
     lines = [f"{sample.path}: {sample.rejects} of its first {sample.rows} rows are rejected:"]
     lines += [f"    {count:>6}  {reason}" for reason, count in sample.reasons.most_common()]
     if sample.example:
-        lines.append(f"    the first of them, at position {sample.example.position}: {sample.example.detail}")
+        place = f"{sample.example_path} at {sample.example.position}"
+        lines.append(f"    the first of them, {place}: {sample.example.detail}")
     if sample.reasons.keys() & _MISREAD:
         lines.append("    check the source's path, format and transform in the config")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from pipeline.serving import tokenizer_folder, write_tokenizer_folder
 from pipeline.terminators import check_terminated
 from pipeline.turns import TurnAudit, add_audits
 from schemas.errors import DatasetError
+from schemas.generations import NewGeneration
 from schemas.manifest import (
     Certificate,
     Channels,
@@ -41,12 +42,13 @@ Key = TypeVar("Key", bound=str)
 def publish(
     infos: Iterable[BlockInfo],
     unit_count: int,
-    files: Sequence[SourceFile],
+    files: Mapping[int, SourceFile],
     recipe: Recipe,
+    generation: NewGeneration,
     *,
     settle_seconds: float = SETTLE_SECONDS,
 ) -> Manifest:
-    """Write the manifest, once; where it is there already, it must be this one.
+    """Write the generation's manifest, once; where it is there already, it must be this one.
 
     Raises BudgetExceeded where too many rows are rejects or too few turns have an end; DatasetError where a block is
     missing, came out differently on two attempts, lost its shard, or another data set was published into the folder
@@ -56,7 +58,7 @@ def publish(
     blocks = complete_blocks(infos, unit_count)
     for info in blocks:
         refuse_engine_difference(info, files, recipe)
-    manifest = make_manifest(blocks, files, recipe)
+    manifest = make_manifest(blocks, files, recipe, generation)
     _check_quality(manifest, blocks, files, recipe)
     _check_files(blocks, output)
     _write_manifest(manifest, recipe, output, settle_seconds)
@@ -64,7 +66,7 @@ def publish(
 
 
 def _check_quality(
-    manifest: Manifest, blocks: Sequence[BlockInfo], files: Sequence[SourceFile], recipe: Recipe
+    manifest: Manifest, blocks: Sequence[BlockInfo], files: Mapping[int, SourceFile], recipe: Recipe
 ) -> None:
     """The user's limits: rejects, turns without an end, differences from what is served."""
     check_budget(manifest, recipe.config.max_reject_fraction)
@@ -73,7 +75,7 @@ def _check_quality(
         TurnAudit(counts=manifest.turns.sources, open_turns=open_turns), files, recipe, "Nothing is published"
     )
     if manifest.certificate:
-        urls = [file.url for file in files]
+        urls = {source: file.url for source, file in files.items()}
         refuse_differences(manifest.certificate, urls, allowed=recipe.config.allow_differences)
 
 
@@ -108,7 +110,7 @@ def refuse_other(manifest: Manifest, output: Folder) -> None:
         )
 
 
-def refuse_engine_difference(info: BlockInfo, files: Sequence[SourceFile], recipe: Recipe) -> None:
+def refuse_engine_difference(info: BlockInfo, files: Mapping[int, SourceFile], recipe: Recipe) -> None:
     """Raises BlockFailure for a block in which the fast engine made other ids of a text than the reference."""
     found = info.difference
     if found is not None:
@@ -151,7 +153,10 @@ def check_budget(manifest: Manifest, allowed: float) -> None:
         )
 
 
-def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], recipe: Recipe) -> Manifest:
+def make_manifest(
+    blocks: Sequence[BlockInfo], files: Mapping[int, SourceFile], recipe: Recipe, generation: NewGeneration
+) -> Manifest:
+    """`files` are the generation's own, by index of source."""
     config = recipe.config
     tools = load_tools(recipe)
     tokenizer = tools.tokenizer
@@ -160,7 +165,7 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
     packs, tokens = sum(shard.packs for shard in shards), sum(shard.tokens for shard in shards)
     rejects = _add_counts(info.rejects for info in blocks)
     return Manifest(
-        id=make_dataset_id(recipe, files),
+        id=make_dataset_id(recipe, files.values(), generation.parent),
         recipe_id=recipe.id,
         seq_len=config.seq_len,
         vocab_size=tokenizer.encoder.vocab_size,
@@ -177,7 +182,7 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
         chat_template=_template_facts(recipe),
         clock=config.day,
         config=resolved_config(config),
-        sources=[_source(file, rows.get(str(index), 0)) for index, file in enumerate(files)],
+        sources=[_source(file, rows.get(str(index), 0)) for index, file in files.items()],
         shards=shards,
         holdout=_holdout(blocks, config.holdout),
         rejects=Rejects(counts=rejects, files=[info.reject_file for info in blocks if info.reject_file]),
@@ -194,8 +199,8 @@ def make_manifest(blocks: Sequence[BlockInfo], files: Sequence[SourceFile], reci
         ),
         fill=round(tokens / (packs * config.seq_len), 6) if packs else 0.0,
         certificate=_certificate(blocks),
-        generation=0,
-        parent=None,
+        generation=generation.number,
+        parent=generation.parent,
     )
 
 

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -24,6 +24,7 @@ from pipeline.encoders.tokenizer_files import TokenizerFiles
 from pipeline.tokenize import DocumentTokenizer
 from schemas import __version__
 from schemas.errors import ConfigError
+from schemas.manifest import Parent
 from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, canonical_sha256, dataset_id
 from schemas.urls import without_secrets
 
@@ -115,9 +116,10 @@ def _recipe_fields(config: BuildConfig) -> dict[str, Any]:
     return {**{key: values[key] for key in RECIPE_FIELDS}, **given}
 
 
-def make_dataset_id(recipe: Recipe, files: Sequence[SourceFile]) -> str:
+def make_dataset_id(recipe: Recipe, files: Iterable[SourceFile], parent: Parent | None = None) -> str:
     keys = ("setting", "size", "etag", "mtime")
-    return dataset_id(recipe.id, [{"path": file.url} | {key: getattr(file, key) for key in keys} for file in files])
+    sources = [{"path": file.url} | {key: getattr(file, key) for key in keys} for file in files]
+    return dataset_id(recipe.id, sources, parent.sha256 if parent else None)
 
 
 def make_formatter(recipe: Recipe, tokenizer: LoadedTokenizer) -> ChatFormatter | None:
@@ -213,8 +215,9 @@ def load_tools(recipe: Recipe) -> Tools:
 
 def resolved_config(config: BuildConfig) -> dict[str, Any]:
     """The config as the manifest keeps it: every default filled in, without the output, profiles, the engine (the
-    manifest's tokenizer says which one ran) and secrets."""
-    values = config.model_dump(mode="json", exclude={"output", "output_profile", "engine"}) | {"clock": config.day}
+    manifest's tokenizer says which one ran), what only `watch` looks at, and secrets."""
+    left_out = {"output", "output_profile", "engine", "watch"}
+    values = config.model_dump(mode="json", exclude=left_out) | {"clock": config.day}
     for source in values["sources"]:
         del source["profile"]
         paths = source["path"]

@@ -9,7 +9,8 @@ from pipeline.build_plan import BuildPlan
 from pipeline.encoders.engines import EngineChoice
 from pipeline.launch import BuildResult
 from pipeline.progress import StateReader
-from schemas.manifest import MANIFEST, Certificate, Manifest, TurnCounts, load_manifest
+from schemas.generations import load_dataset
+from schemas.manifest import MANIFEST, Certificate, Manifest, TurnCounts
 from schemas.policy import LossPolicy
 
 
@@ -115,11 +116,11 @@ def print_plan(plan: BuildPlan, engine: EngineChoice, console: Console) -> None:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     table = Table("file", "format", "bytes", "units", box=None, pad_edge=False)
     units = _units_by_file(plan)
-    for index, file in enumerate(plan.files):
+    for index, file in plan.files.items():
         compression = f" ({file.compression})" if file.compression else ""
         table.add_row(file.url, f"{file.format}{compression}", f"{file.size:,}", f"{units.get(index, 0)}")
     console.print(table)
-    total = sum(file.size for file in plan.files)
+    total = sum(file.size for file in plan.files.values())
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_row("files", f"{len(plan.files)}, {total:,} bytes")
     facts.add_row("units", f"{len(plan.units)}, blocks of up to {config.block_bytes:,} bytes")
@@ -141,10 +142,19 @@ def _units_by_file(plan: BuildPlan) -> dict[int, int]:
     return counts
 
 
+def _published(plan: BuildPlan, found: Manifest) -> str:
+    if found.id == plan.dataset_id:
+        return "built already"
+    taken = {(source.setting, source.path) for source in found.sources}
+    new = sum((file.setting, file.url) not in taken for file in plan.files.values())
+    if found.recipe_id == plan.recipe.id and (new or found.generation):
+        return f"holds generation {found.generation}; {new} of these files are new"
+    return f"holds another data set ({found.id[:12]})"
+
+
 def _standing(plan: BuildPlan) -> str:
     """What of this build is there already."""
     if plan.output.size(MANIFEST) is not None:
-        found = load_manifest(plan.output)
-        return "built already" if found.id == plan.dataset_id else f"holds another data set ({found.id[:12]})"
+        return _published(plan, load_dataset(plan.output))
     finished = StateReader(plan).look().blocks
     return f"{finished} blocks finished, not published" if finished else "nothing yet"

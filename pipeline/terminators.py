@@ -1,6 +1,6 @@
 """The terminator audit: where the end of too many turns is not trained the build stops, as the model never would."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.blocks import SourceFile
 from pipeline.encoders.base import Encoder
@@ -13,7 +13,7 @@ from schemas.policy import LossPolicy
 from schemas.urls import without_secrets
 
 
-def check_terminated(audit: TurnAudit, files: Sequence[SourceFile], recipe: Recipe, extent: str) -> None:
+def check_terminated(audit: TurnAudit, files: Mapping[int, SourceFile], recipe: Recipe, extent: str) -> None:
     """Raises BudgetExceeded, with a table, where an entry of `sources` has too few turns with an end. `extent` is a
     sentence on what was looked at."""
     config = recipe.config
@@ -38,7 +38,7 @@ def check_terminated(audit: TurnAudit, files: Sequence[SourceFile], recipe: Reci
     raise BudgetExceeded("\n".join(lines))
 
 
-def _counts_by_setting(audit: TurnAudit, files: Sequence[SourceFile]) -> dict[int, TurnCounts]:
+def _counts_by_setting(audit: TurnAudit, files: Mapping[int, SourceFile]) -> dict[int, TurnCounts]:
     found: dict[int, list[TurnCounts]] = {}
     for source, counts in audit.counts.items():
         found.setdefault(files[int(source)].setting, []).append(counts)
@@ -59,7 +59,7 @@ def _table(names: dict[int, str], offenders: dict[int, TurnCounts]) -> list[str]
     return [head, *rows]
 
 
-def _describe(turn: OpenTurn, files: Sequence[SourceFile], encoder: Encoder) -> str:
+def _describe(turn: OpenTurn, files: Mapping[int, SourceFile], encoder: Encoder) -> str:
     """The ids at the end of a turn, and the text of the last trained one: no more of the row than that."""
     path = without_secrets(files[turn.source].url)
     last = encoder.decode(turn.trained_ids[-1:])

@@ -174,7 +174,7 @@ def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
     recipe = plan.recipe
     meta = ShardMeta(recipe.config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
     unit = plan.units[block.key.unit]
-    info = write_block(block, meta, unit_sha256(unit), plan.output)
+    info = write_block(block, meta, unit_sha256(unit), plan.output, plan.generation.tag)
     plan.state.finish(
         BlockState(
             info=info,
@@ -209,7 +209,8 @@ class Publish(PlannedStep):
 
     def process(self, grouped: tuple[None, Iterable[BlockInfo]]) -> None:
         try:
-            publish(grouped[1], len(self.plan.units), self.plan.files, self.plan.recipe)
+            plan = self.plan
+            publish(grouped[1], len(plan.units), plan.files, plan.recipe, plan.generation)
             self.plan.state.mark_published(datetime.now(UTC))
         except BudgetExceeded as error:
             raise BlockFailure("budget", str(error)) from error

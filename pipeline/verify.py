@@ -1,6 +1,7 @@
 """`packline verify`: a data set against its manifest, whoever built it. Each finding is one line."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,19 +12,24 @@ import pyarrow as pa
 from pipeline.write import channels_by_source
 from schemas.channels import LEGAL, NO_LOSS
 from schemas.errors import DatasetError
+from schemas.generations import Generation, load_chain, merge_generations
 from schemas.golden import GOLDEN, decode_golden
-from schemas.manifest import Manifest, RejectFile, ShardFile, add_histograms, add_turns, load_manifest
+from schemas.manifest import Manifest, RejectFile, ShardFile, add_histograms, add_turns, manifest_name
 from schemas.shard import Packs, Shard, map_shard, read_shard, tokens_per_pack
 from schemas.splitmix import mix
 from schemas.store import Folder, dataset_folder
 
 
-def verify(url: str, profile: str | None = None, *, deep: bool) -> Iterator[str]:
-    """The problems of a data set. Raises DatasetError where there is no manifest to go by."""
+def verify(url: str, profile: str | None = None, *, deep: bool, generation: Generation = "latest") -> Iterator[str]:
+    """The problems of a data set as it was at a generation. Raises DatasetError where there is no manifest to go by, or
+    one that is not the child of the one before."""
     folder = dataset_folder(url, profile)
-    manifest = load_manifest(folder)
-    yield from _check_totals(manifest)
-    yield from _check_rejects(folder, manifest, deep)
+    chain = load_chain(folder, generation)
+    for each in chain:
+        yield from _check_totals(each)
+        yield from _check_rejects(folder, each, deep)
+    manifest = merge_generations(chain)
+    yield from _check_taken_once(manifest)
     yield from _check_template(folder, manifest)
     yield from _check_golden(folder, manifest)
     training, held_out = Tally(), Tally()
@@ -96,8 +102,13 @@ def _wrong_size(folder: Folder, file: ShardFile | RejectFile) -> str | None:
     return f"{file.name}: {'missing' if size is None else f'{size} bytes'}, the manifest says {file.bytes}"
 
 
+def _check_taken_once(manifest: Manifest) -> Iterator[str]:
+    taken = Counter((source.setting, source.path) for source in manifest.sources)
+    yield from (f"{path} is there twice as a source" for (_, path), times in taken.items() if times > 1)
+
+
 def _check_totals(manifest: Manifest) -> Iterator[str]:
-    totals = manifest.totals
+    totals, name = manifest.totals, manifest_name(manifest.generation)
     sums = {
         "packs": sum(file.packs for file in manifest.shards),
         "documents": sum(file.documents for file in manifest.shards),
@@ -105,17 +116,17 @@ def _check_totals(manifest: Manifest) -> Iterator[str]:
         "rejects": sum(manifest.rejects.counts.values()),
         "rows": sum(source.rows for source in manifest.sources),
     }
-    for name, found in sums.items():
-        if found != getattr(totals, name):
-            yield f"manifest.json: totals.{name} is {getattr(totals, name)}, its parts add up to {found}"
+    for key, found in sums.items():
+        if found != getattr(totals, key):
+            yield f"{name}: totals.{key} is {getattr(totals, key)}, its parts add up to {found}"
     if add_turns(manifest.turns.sources.values()) != manifest.turns.total:
-        yield "manifest.json: turns.total is not the sum of turns.sources"
+        yield f"{name}: turns.total is not the sum of turns.sources"
 
 
 def _check_rejects(folder: Folder, manifest: Manifest, deep: bool) -> Iterator[str]:
     listed = sum(file.rows for file in manifest.rejects.files)
     if listed != manifest.totals.rejects:
-        yield f"manifest.json: {manifest.totals.rejects} rejects, the reject files hold {listed}"
+        yield f"{manifest_name(manifest.generation)}: {manifest.totals.rejects} rejects, the reject files hold {listed}"
     for file in manifest.rejects.files:
         wrong = _wrong_size(folder, file)
         if wrong:

@@ -33,7 +33,8 @@ def main() -> None:
     if not os.environ.get(DEBUG_VARIABLE):
         logging.disable(logging.CRITICAL)
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the harness prints tracebacks there; ours go to the launcher
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launching process gets it as well, and ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):  # the launching process gets it as well, and ends this one in time
+        signal.signal(number, signal.SIG_IGN)
     collect_rarely()
     _preload()
     gc.freeze()  # a collection would write to every object, and no page would be shared any longer

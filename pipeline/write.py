@@ -11,14 +11,17 @@ import zstandard
 
 from pipeline.assemble import PackedBlock
 from pipeline.block_info import BlockInfo
+from pipeline.blocks import BlockKey
 from schemas.manifest import RejectFile, ShardFile, add_histograms
 from schemas.rejects import Reason, Reject
 from schemas.shard import Packs, ShardMeta, write_shard
 from schemas.store import Folder
 
 
-def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: Folder) -> BlockInfo:
-    name = block.key.name
+def write_block(
+    block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: Folder, generation_tag: str = ""
+) -> BlockInfo:
+    name = block_name(block.key, generation_tag)
     return BlockInfo(
         unit=block.key.unit,
         block=block.key.block,
@@ -38,6 +41,11 @@ def write_block(block: PackedBlock, meta: ShardMeta, unit_sha256: str, output: F
         holdout=_write_packs(block.holdout, meta, f"holdout/{name}", output),
         reject_file=_write_rejects(block.rejects, f"rejects/{name}", output),
     )
+
+
+def block_name(key: BlockKey, generation_tag: str) -> str:
+    """What the names of a block's files begin with."""
+    return f"{generation_tag}-{key.name}" if generation_tag else key.name
 
 
 def _write_packs(packs: Packs | None, meta: ShardMeta, stem: str, output: Folder) -> ShardFile | None:

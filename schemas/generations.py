@@ -6,7 +6,8 @@ The latest is found by asking for the next until there is none: nothing points t
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from schemas.errors import DatasetError
@@ -15,6 +16,7 @@ from schemas.manifest import (
     Channels,
     Holdout,
     Manifest,
+    Parent,
     Rejects,
     Totals,
     Turns,
@@ -38,24 +40,62 @@ def load_dataset(folder: Folder, generation: Generation = "latest") -> Manifest:
 def load_chain(folder: Folder, generation: Generation = "latest") -> list[Manifest]:
     """The manifests of all generations up to this one, each checked to be the child of the one before."""
     chain: list[Manifest] = []
-    digest = ""
-    while generation == "latest" or len(chain) <= generation:
-        name = manifest_name(len(chain))
+    for link in read_links(folder):
+        chain.append(link.manifest)
+        if link.manifest.generation == generation:
+            return chain
+    if not chain or generation != "latest":
+        raise DatasetError(_missing(folder, chain))
+    return chain
+
+
+@dataclass(frozen=True)
+class Link:
+    """A published generation, and what a child of it must say: the hash of its manifest's bytes."""
+
+    manifest: Manifest
+    sha256: str
+
+    @property
+    def as_parent(self) -> Parent:
+        return Parent(name=manifest_name(self.manifest.generation), sha256=self.sha256)
+
+
+@dataclass(frozen=True)
+class NewGeneration:
+    """Where a generation goes that is not there yet: its number, its parent, and how many sources come before its
+    own."""
+
+    number: int = 0
+    parent: Parent | None = None
+    first_source: int = 0
+
+    @property
+    def tag(self) -> str:
+        """What tells its files from those of the others: nothing for the first, then g0001 and so on."""
+        return f"g{self.number:04}" if self.number else ""
+
+
+FIRST_GENERATION = NewGeneration()
+
+
+def read_links(folder: Folder, after: Link | None = None) -> Iterator[Link]:
+    """Each generation after this one that is there, or after none: all of them. Raises DatasetError for a manifest that
+    is not the child of the one before it."""
+    while True:
+        name = manifest_name(after.manifest.generation + 1 if after else 0)
         try:
             data = folder.read(name)
-        except FileNotFoundError as error:
-            if chain and generation == "latest":
-                break
-            raise DatasetError(_missing(folder, chain)) from error
+        except FileNotFoundError:
+            return
         except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
             raise DatasetError(
                 f"{folder.shown}/{name} cannot be read: {error}; give the folder of a data set"
             ) from error
         manifest = decode_manifest(data, f"{folder.shown}/{name}")
-        _check_child(folder, manifest, chain, digest)
-        chain.append(manifest)
-        digest = hashlib.sha256(data).hexdigest()
-    return chain
+        _check_child(f"{folder.shown}/{name}", manifest, after)
+        after = Link(manifest, hashlib.sha256(data).hexdigest())
+        yield after
 
 
 def _missing(folder: Folder, chain: Sequence[Manifest]) -> str:
@@ -67,20 +107,20 @@ def _missing(folder: Folder, chain: Sequence[Manifest]) -> str:
     )
 
 
-def _check_child(folder: Folder, manifest: Manifest, chain: Sequence[Manifest], parent_sha256: str) -> None:
-    where = f"{folder.shown}/{manifest_name(len(chain))}"
-    if manifest.generation != len(chain):
-        raise DatasetError(f"{where}: its generation is {manifest.generation}, its name says {len(chain)}; rebuild it")
-    if not chain:
+def _check_child(where: str, manifest: Manifest, before: Link | None) -> None:
+    number = before.manifest.generation + 1 if before else 0
+    if manifest.generation != number:
+        raise DatasetError(f"{where}: its generation is {manifest.generation}, its name says {number}; rebuild it")
+    if before is None:
         return
-    parent = manifest.parent
-    expected = (manifest_name(len(chain) - 1), parent_sha256)
-    if parent is None or (parent.name, parent.sha256) != expected:
-        raise DatasetError(f"{where}: its parent is not the {expected[0]} that is there; restore both from one copy")
-    if manifest.recipe_id != chain[0].recipe_id:
+    if manifest.parent != before.as_parent:
         raise DatasetError(
-            f"{where}: its recipe is {manifest.recipe_id[:12]}, that of generation 0 is {chain[0].recipe_id[:12]}; "
-            "restore both from one copy"
+            f"{where}: its parent is not the {before.as_parent.name} that is there; restore both from one copy"
+        )
+    if manifest.recipe_id != before.manifest.recipe_id:
+        raise DatasetError(
+            f"{where}: its recipe is {manifest.recipe_id[:12]}, that of its parent is "
+            f"{before.manifest.recipe_id[:12]}; restore both from one copy"
         )
 
 

@@ -32,7 +32,8 @@ def canonical_sha256(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def dataset_id(recipe_id: str, sources: Iterable[dict[str, Any]]) -> str:
+def dataset_id(recipe_id: str, sources: Iterable[dict[str, Any]], parent_sha256: str | None = None) -> str:
     """The identity of a recipe applied to sources; each is a dict of path, setting (its entry in the
-    config), size, etag and mtime."""
-    return canonical_sha256({"recipe_id": recipe_id, "sources": list(sources)})
+    config), size, etag and mtime. Of a later generation: its own sources, and the hash of its parent's manifest."""
+    value = {"recipe_id": recipe_id, "sources": list(sources)}
+    return canonical_sha256(value if parent_sha256 is None else {**value, "parent": parent_sha256})

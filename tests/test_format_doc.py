@@ -30,6 +30,7 @@ from pipeline.config import (
     SpecialToken,
     Text,
     Tokenizer,
+    Watch,
 )
 from pipeline.convert.sharegpt import SHAREGPT_ROLES
 from pipeline.holdout import is_held_out
@@ -426,6 +427,7 @@ MANIFEST_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
 
 CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "Build config": BuildConfig,
+    "`watch`": Watch,
     "Prompt templates": PromptTemplate,
     "Entries of `sources`": Source,
     "`control_tokens`": ControlTokens,
@@ -466,7 +468,7 @@ def _shown_default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, LossPolicy):
         return next(f'`"{name}"`' for name, policy in PRESETS.items() if policy == field.default)
-    if field.default == CheckpointConfig():
+    if field.default in (CheckpointConfig(), Watch()):
         return "`{}`"
     default = field.default.mode if isinstance(field.default, ControlTokens) else field.default
     return f"`{json.dumps(default)}`"

@@ -35,34 +35,38 @@ def main() -> int:
         print(f"packline-train: {error}; install the trainer's needs: pip install 'packline[train]'", file=sys.stderr)
         return 1
     except (ConfigError, DatasetError) as error:
-        print(f"packline-train: {_rank()}{error}", file=sys.stderr)
+        _complain(error)
         return 2
 
 
 def _run(arguments: argparse.Namespace) -> NoReturn:
+    from schemas.errors import ConfigError, DatasetError
     from schemas.settings import load_settings
     from train.config import TrainConfig
 
     config = load_settings(TrainConfig, arguments.config, arguments.set)
-    from train.parallel import end_process
-
-    if arguments.mode == "doctor":
-        from train.doctor import examine
-
-        end_process(0 if examine(config) else 1)
     from train.loop import train
     from train.nonfinite import NonFiniteStep
+    from train.parallel import end_process
 
     try:
+        if arguments.mode == "doctor":
+            from train.doctor import examine
+
+            end_process(0 if examine(config) else 1)
         train(config, arguments.mode)
+    except (ConfigError, DatasetError) as error:
+        _complain(error)
+        end_process(2)
     except NonFiniteStep as error:
-        print(f"packline-train: {_rank()}{error}", file=sys.stderr)
+        _complain(error)
         end_process(1)
     end_process(0)
 
 
-def _rank() -> str:
-    return f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+def _complain(error: Exception) -> None:
+    rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    print(f"packline-train: {rank}{error}", file=sys.stderr)
 
 
 def _parse_arguments() -> argparse.Namespace:

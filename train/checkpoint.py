@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 from schemas.errors import ConfigError
 from schemas.local_files import sync_path
 from train.architecture import Architecture
+from train.stream import Segment
 
 FOLDER = "checkpoints"
 RUN = "run.json"
@@ -43,6 +44,8 @@ class RunState(BaseModel):
     step: int  # steps done, the skipped ones included
     skipped: int
     taken: tuple[int, ...]  # packs of each data set
+    generations: tuple[tuple[Segment, ...], ...]  # that its epochs read
+    validation: dict[str, int]  # the generation of each path of a validation data set
     data: str  # the fingerprint of what the order of packs depends on
     packs_per_step: int
     loss: str  # the fingerprint of policies and normalization
@@ -119,7 +122,7 @@ def read_run_state(checkpoint: Path) -> RunState:
 def check_same_run(checkpoint: Path, found: RunState, expected: RunState) -> None:
     """Raises ConfigError for a checkpoint of other data, of another model or of other master weights."""
     named = {
-        "data": "other data: the data sets, their weights, `seed` and `shuffle_shards` must be those of the run",
+        "data": "other data: the data sets with weights and generations, `seed` and `shuffle_shards` must be the run's",
         "packs_per_step": "another packs_per_step",
         "loss": "another loss: `loss_policy` or `loss_normalization`",
         "architecture": "another model",

@@ -49,7 +49,12 @@ ModelField = Annotated[
 
 
 class DatasetConfig(Section):
-    path: str = Field(description="the folder that holds manifest.json")
+    path: str = Field(description="the folder or URL that holds manifest.json")
+    profile: str | None = Field(default=None, description="name of a profile with the options of the path's store")
+    generation: Annotated[int, Field(ge=0)] | Literal["latest", "follow"] = Field(
+        default="latest",
+        description="latest: the newest when the run starts; follow: at the end of each epoch the newest again",
+    )
     weight: float | None = Field(
         default=None,
         gt=0,
@@ -70,15 +75,25 @@ class ValidationConfig(Section):
     packs: PositiveInt | None = Field(default=None, description="at most so many packs of each data set; null: all")
 
     @model_validator(mode="after")
-    def _no_weights(self) -> "ValidationConfig":
+    def _no_weights_no_epochs(self) -> "ValidationConfig":
         if any(dataset.weight is not None for dataset in self.datasets):
             raise ValueError("validation data sets have no weight: each is measured by itself; remove `weight`")
+        if any(dataset.generation == "follow" for dataset in self.datasets):
+            raise ValueError("validation data sets have no epochs; give generation `latest`, or a number")
         return self
 
 
 class CheckpointConfig(Section):
     every: PositiveInt | None = Field(default=None, description="steps; null: only when a signal stops the run")
     keep: PositiveInt = Field(default=2, description="the newest checkpoints that stay")
+
+
+class CacheConfig(Section):
+    """Where shards of data sets on stores are kept."""
+
+    folder: Path | None = Field(
+        default=None, description="on each node; null: $PACKLINE_CACHE, or else ~/.cache/packline/shards"
+    )
 
 
 class TrainConfig(Section):
@@ -117,6 +132,7 @@ class TrainConfig(Section):
     )
     validation: ValidationConfig | None = None
     checkpoints: CheckpointConfig = CheckpointConfig()
+    cache: CacheConfig = CacheConfig()
     export_dtype: Dtype | None = Field(
         default=None, description="of the exported weights; null: that of the computation"
     )
@@ -146,6 +162,11 @@ class TrainConfig(Section):
             raise ValueError(
                 "with weights the data sets end at different times, so there are no epochs; give `steps`, or remove "
                 "the weights, which trains each data set once an epoch"
+            )
+        if self.epochs and any(dataset.generation == "follow" for dataset in self.datasets):
+            raise ValueError(
+                "a data set that follows its new generations may grow, so that nobody knows how many steps `epochs` "
+                "are; give `steps`, or generation `latest`"
             )
         return self
 

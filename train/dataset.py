@@ -8,6 +8,7 @@ docs/integrate.md shows the use. What is trained is what our own trainer trains.
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from operator import index
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from schemas.errors import ConfigError
+from schemas.generations import Generation
 from schemas.policy import LossPolicy, parse_policy
 from schemas.shard import Packs
 from train.packs import ShardedPacks, find_borders, find_positions
@@ -28,7 +30,7 @@ IGNORED = -100
 
 
 class PackedDataset(Dataset[dict[str, Tensor]]):
-    """The packs of a local data set, each a row of T = seq_len tokens with D documents, padding included.
+    """The packs of a data set, each a row of T = seq_len tokens with D documents, padding included.
 
     input_ids     int64[T]      the documents one after the other, then the padding
     labels        int64[T]      input_ids where the token is trained, else -100. Not shifted: a token's label is itself
@@ -37,8 +39,10 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
     loss_weights  float32[T]    the weight of the token's loss, 0 where it is not trained; where the data set has any
 
     `loss_policy` is a policy, a preset's name, or terms as YAML. With `holdout` the packs are those of the holdout
-    shards. `columns`: make these alone. Raises DatasetError for a data set that cannot be read, ConfigError for a
-    policy that trains nothing and for columns that are not there. Pickles; a copy opens the shards anew.
+    shards. `columns`: make these alone. `profile` and `generation` as in the trainer's config; shards on a store are
+    kept in the folder `cache`. Raises DatasetError for a data set that cannot be read and for a damaged shard, when it
+    is first used; ConfigError for a policy that trains nothing and for columns that are not there. Pickles; a copy
+    opens the shards anew, at the same generation.
     """
 
     def __init__(
@@ -47,9 +51,13 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         loss_policy: str | LossPolicy = "assistant",
         holdout: bool = False,
         columns: Sequence[Column] | None = None,
+        *,
+        profile: str | None = None,
+        generation: Generation = "latest",
+        cache: Path | None = None,
     ) -> None:
         policy = parse_policy(loss_policy, "loss_policy") if isinstance(loss_policy, str) else loss_policy
-        self.packs = ShardedPacks(path, holdout)
+        self.packs = ShardedPacks(path, holdout, profile, generation, cache)
         self.columns = _choose_columns(columns, self.packs)
         if {"labels", "loss_weights"} & set(self.columns):
             self.packs.count_trained_tokens(policy)

@@ -14,11 +14,11 @@ from torch import Tensor
 from train.attention import Kernel, choose_kernel
 from train.batch import Batch, Entry, make_batch
 from train.config import TrainConfig
-from train.loop import make_model
 from train.model import Decoder
 from train.packs import Pack, ShardedPacks
 from train.parallel import World, dtypes_of, join_world
 from train.plan import plan_run
+from train.run import make_model
 from train.step import run_model
 
 PACKS, DOCUMENTS = 2, 12

@@ -4,30 +4,28 @@ import math
 import os
 from dataclasses import dataclass
 from time import monotonic
+from typing import NoReturn
 
 import torch
-from torch.optim import Optimizer
 
-from schemas.errors import ConfigError
-from train.architecture import Architecture
-from train.attention import Kernel, choose_kernel
-from train.checkpoint import RunState, changed_settings, list_checkpoints, load_checkpoint, load_model, save_checkpoint
-from train.config import ModelFolder, TrainConfig
-from train.display import make_display
+from schemas.errors import DatasetError
+from train.checkpoint import list_checkpoints, load_model, save_checkpoint
+from train.config import TrainConfig
 from train.export import export
-from train.feed import Feeder, StepData, feed_steps, read_ahead
-from train.flops import device_peak_flops, step_flops
-from train.metrics import MetricsLog, StepMetrics, peak_memory
+from train.feed import OrError, StepData, end_in_error, feed_steps, of_another_rank, read_ahead
+from train.flops import step_flops
+from train.follow import agree, find_limits, known_epochs, look_up
+from train.metrics import StepMetrics
 from train.model import Decoder
-from train.nonfinite import NONFINITE, find_nonfinite
-from train.optim import clip_gradients, make_optimizer, update
-from train.parallel import World, dtypes_of, join_world, parallelize, use_deterministic_kernels
-from train.plan import MODEL, Mode, Plan, has_ended, make_feeder, make_validation, plan_run
+from train.nonfinite import find_nonfinite
+from train.optim import clip_gradients, update
+from train.parallel import World, join_world
+from train.plan import MODEL, Mode, Plan, has_ended, make_feeder, plan_run
+from train.run import Run, introduce, make_model, start_run, tell
 from train.schedule import learning_rate_at
-from train.signals import StopFlag, stop_on_signals
+from train.signals import stop_on_signals
 from train.step import StepCount, StepLoss, accumulate_gradients, count_step
-from train.validate import Validation, validate
-from train.weights import initialise, load_weights
+from train.validate import validate
 
 
 def train(config: TrainConfig, mode: Mode = "start") -> None:
@@ -38,7 +36,7 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
         return
     plan = plan_run(config, mode)
     with join_world() as world, stop_on_signals() as stop:
-        check_ranks_agree(plan, world)
+        plan = agree(plan, mode, world)
         if mode == "export":
             model = make_model(config, plan.architecture, world, empty=True)
             assert plan.checkpoint is not None
@@ -52,123 +50,68 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
             export_model(plan, run.model, world)
 
 
-@dataclass(slots=True)
-class Run:
-    """A run on this rank. `state` moves on with each step."""
-
-    plan: Plan
-    world: World
-    model: Decoder
-    optimizer: Optimizer
-    kernel: Kernel
-    feeder: Feeder
-    validation: Validation | None
-    log: MetricsLog | None  # on rank 0
-    stop: StopFlag
-    state: RunState
-
-    def is_due(self, every: int | None) -> bool:
-        """Whether something happens now that happens after each `every` steps and after the last."""
-        return every is not None and (self.state.step % every == 0 or self.state.step == self.plan.steps)
-
-
-def introduce(run: Run) -> None:
-    plan, config = run.plan, run.plan.config
-    for entry, dataset in zip(config.datasets, plan.datasets, strict=True):
-        trained = dataset.count_trained_tokens(config.policy_of(entry))
-        tell(run, f"{entry.path}: {len(dataset):,} packs of {dataset.manifest.seq_len:,}, {trained:,} tokens trained")
-    parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    where = f"{run.world.ranks} x {run.world.device.type}"
-    tell(run, f"{parameters:,} parameters, {config.dtype} on {where}, attention by {run.kernel}")
-    if run.validation:
-        tell(run, f"validation on {sum(run.validation.sizes()):,} packs")
-    if plan.checkpoint:
-        tell(run, f"going on after step {plan.state.step} from {plan.checkpoint}")
-        for line in changed_settings(plan.state, config.model_dump(mode="json")):
-            tell(run, f"changed since then: {line}")
-
-
-def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
-    """Build the model, and load the checkpoint where the run goes on."""
-    config = plan.config
-    use_deterministic_kernels(config.deterministic)
-    if world.rank == 0:
-        (config.output / NONFINITE).unlink(missing_ok=True)  # of the attempt before
-    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
-    model = make_model(config, plan.architecture, world, empty=plan.checkpoint is not None)
-    optimizer = make_optimizer(model, config)
-    if plan.checkpoint:
-        load_checkpoint(plan.checkpoint, model, optimizer)
-    feeder = make_feeder(plan, world, config.datasets, plan.datasets)
-    log = open_log(plan, world) if world.rank == 0 else None
-    return Run(plan, world, model, optimizer, kernel, feeder, make_validation(plan, world), log, stop, plan.state)
-
-
-def check_ranks_agree(plan: Plan, world: World) -> None:
-    """Raises ConfigError where ranks would go on from different checkpoints, or some from none."""
-    own = plan.state.step if plan.checkpoint else -1
-    steps = world.sum([own * (rank == world.rank) for rank in range(world.ranks)])
-    if len(set(steps)) > 1:
-        raise ConfigError(
-            f"ranks would go on after different steps ({min(steps):.0f} to {max(steps):.0f}, -1 is none): they see "
-            f"different folders at {plan.config.output}; output must be a file system that all nodes share"
-        )
-
-
-def open_log(plan: Plan, world: World) -> MetricsLog:
-    peak = device_peak_flops(world.device)
-    return MetricsLog(
-        plan.config.output,
-        log_every=plan.config.log_every,
-        steps=plan.steps,
-        start_step=plan.state.step,
-        display=make_display(plan.steps),
-        peak_flops=peak and peak * world.ranks,
-        memory=lambda: peak_memory(world.device),
-    )
-
-
-def make_model(config: TrainConfig, architecture: Architecture, world: World, *, empty: bool = False) -> Decoder:
-    """The same weights on any number of ranks; none of them ever holds the whole model. empty: a checkpoint follows."""
-    with torch.device("meta"):
-        model = Decoder(architecture).to(dtypes_of(config)[1])
-    parallelize(model, config, world.mesh)
-    model.to_empty(device=world.device)
-    if empty:
-        return model
-    if isinstance(config.model, ModelFolder) and config.model.weights == "pretrained":
-        load_weights(model, config.model.path)
-    else:
-        initialise(model, config.seed)
-    return model
-
-
 def run_steps(run: Run) -> bool:
     """Whether all steps are done; a signal stops the run before, which then is saved."""
-    config, checkpoints = run.plan.config, run.plan.config.checkpoints
-    validate_every = config.validation.every if config.validation else None
-    steps = feed_steps(run.feeder, run.plan.mixture, run.state.taken, run.plan.sizes)
-    if run.is_due(validate_every):
+    if run.is_due(run.validate_every):
         measure_once(run)
-    for data, waited in read_ahead(steps):
-        started = monotonic() - waited
-        count = count_step(data.microbatches, bool(run.stop), run.world)
-        if count.stop:
-            save(run)
-            tell(run, f"stopped by a signal after step {run.state.step}; go on with --resume")
-            return False
-        done = take_step(run, data, count) if count.weight else None
-        advance(run, data, skipped=done is None)
-        if run.log and done:
-            run.log.add(describe_step(run, data, count, done, monotonic() - started, waited))
-        if run.is_due(checkpoints.every):
-            save(run)
-        if run.is_due(validate_every):
-            measure(run)
+    epochs = known_epochs(run.plan)
+    while run.state.step < run.plan.steps:
+        limits = find_limits(run.plan, epochs)
+        steps = feed_steps(run.feeder, run.plan.mixture, run.state.taken, run.sizes, limits)
+        for data, waited in read_ahead(end_in_error(steps)):
+            if not do_step(run, data, waited):
+                return False
+        if run.state.step < run.plan.steps:
+            epochs = follow(run, epochs)
     finish(run)
     skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
     tell(run, f"{run.state.step - run.state.skipped:,} steps done{skipped}")
     return True
+
+
+def do_step(run: Run, data: OrError[StepData], waited: float) -> bool:
+    """A step with all that is due after it; False where a signal stops the run before it, which then is saved."""
+    started = monotonic() - waited
+    if isinstance(data, DatasetError):
+        count_step(None, bool(run.stop), run.world)
+        stop_unreadable(run, data)
+    count = count_step(data.microbatches, bool(run.stop), run.world)
+    if count.failed:
+        stop_unreadable(run, of_another_rank())
+    if count.stop:
+        save(run)
+        tell(run, f"stopped by a signal after step {run.state.step}; go on with --resume")
+        return False
+    done = take_step(run, data, count) if count.weight else None
+    advance(run, data, skipped=done is None)
+    if run.log and done:
+        run.log.add(describe_step(run, data, count, done, monotonic() - started, waited))
+    if run.is_due(run.plan.config.checkpoints.every):
+        save(run)
+    if run.is_due(run.validate_every):
+        measure(run)
+    return True
+
+
+def follow(run: Run, epochs: tuple[int, ...]) -> tuple[int, ...]:
+    """The epochs that are known then; the plan has the generations that were found."""
+    plan, epochs = look_up(run.plan, epochs, run.state.taken, run.sizes[0], run.world)
+    for entry, before, dataset in zip(plan.config.datasets, run.plan.datasets, plan.datasets, strict=True):
+        if dataset is not before:
+            tell(run, f"{entry.path}: now at generation {dataset.manifest.generation}, {len(dataset):,} packs")
+    run.plan, run.feeder = plan, make_feeder(plan, run.world, plan.config.datasets, plan.datasets)
+    return epochs
+
+
+def stop_unreadable(run: Run, error: DatasetError) -> NoReturn:
+    """Raise the error, which some rank has and all know of. What was done is saved before."""
+    if run.state.step > run.plan.state.step:
+        try:
+            save(run)
+        except OSError as failed:
+            raise error from failed
+        tell(run, f"stopped after step {run.state.step}: packs cannot be read; go on with --resume when they can")
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +140,13 @@ def take_step(run: Run, data: StepData, count: StepCount) -> StepDone:
 
 def advance(run: Run, data: StepData, *, skipped: bool) -> None:
     """A step without a trained token is only counted."""
-    moved = {"step": run.state.step + 1, "skipped": run.state.skipped + skipped, "taken": data.taken}
+    moved = {
+        "step": run.state.step + 1,
+        "skipped": run.state.skipped + skipped,
+        "taken": data.taken,
+        "generations": run.plan.mixture.segments,
+        "data": run.plan.mixture.fingerprint,
+    }
     run.state = run.state.model_copy(update=moved)
 
 
@@ -244,12 +193,6 @@ def finish(run: Run) -> None:
     asked = bool(run.stop) or (run.world.rank == 0 and bool(list_checkpoints(run.plan.config.output)))
     if any(run.world.sum([float(asked)])):
         save(run)
-
-
-def tell(run: Run, line: str) -> None:
-    """Where the lines of steps go."""
-    if run.log:
-        run.log.note(line)
 
 
 def flush_log(run: Run) -> None:

@@ -31,6 +31,7 @@ def find_nonfinite(
     packs = [
         {
             "dataset": entries[ref.dataset].path,
+            "profile": entries[ref.dataset].profile,
             "holdout": entries[ref.dataset].holdout,
             "pack": ref.pack,
             "finite": not bad,
@@ -43,8 +44,9 @@ def find_nonfinite(
     bad = [pack for pack in packs if not pack["finite"]]
     look = "; the loss itself is finite, so no pack can be told from the others"
     if bad:
+        profile = f" --profile {bad[0]['profile']}" if bad[0]["profile"] else ""
         holdout = " --holdout" if bad[0]["holdout"] else ""
-        look = f"; look with `packline inspect {bad[0]['dataset']} --pack {bad[0]['pack']}{holdout}`"
+        look = f"; look with `packline inspect {bad[0]['dataset']} --pack {bad[0]['pack']}{profile}{holdout}`"
     return NonFiniteStep(
         f"step {step}: loss {loss.mean}, gradient norm {grad_norm}. The weights of the step before are saved, and this "
         f"step's packs are in {output / NONFINITE}{look}"

@@ -1,26 +1,30 @@
 """The data set as the trainer sees it: pack number -> arrays that view a memory-mapped shard.
 
-manifest.json -- sizes checked --> shard files -- opened when first used, metadata checked --> packs
+manifests -- sizes checked --> shard files -- hash and metadata checked when first used --> packs
 """
 
 import mmap
-import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import ConfigError, DatasetError
-from schemas.manifest import MANIFEST, Manifest, ShardFile, load_manifest
+from schemas.generations import Generation, load_chain, merge_generations
+from schemas.manifest import Manifest, ShardFile
 from schemas.policy import LossPolicy
 from schemas.shard import Packs, Shard, ShardMeta, read_shard
 from schemas.store import Folder, dataset_folder
-from schemas.urls import without_secrets
+from schemas.urls import check_url
+from train.cache import ShardCache, default_folder
+from train.shard_files import ShardFiles
+from train.stream import Extent
 
 OPEN_SHARDS = 128
 """Shards of one data set that stay mapped. Each holds a file open, of which a process may usually have 1,024."""
@@ -48,24 +52,35 @@ class Pack:
 
 
 class ShardedPacks:
-    """The packs of a local data set, by number: 0 to len - 1 in the order of the manifest's shards.
+    """The packs of a data set at a generation, by number: 0 to len - 1 in the order of the manifest's shards.
 
-    With `holdout` the packs of its holdout shards, which are no part of the training data. Raises DatasetError for a
-    data set that is remote, empty, incomplete or damaged. Pickled, it is its path: it is opened anew.
+    Shards on a store are fetched into the folder `cache` when they are first used. With `holdout` the packs are those
+    of the holdout shards, which are no part of the training data. Raises DatasetError for a data set that is empty,
+    incomplete or damaged. Pickled, it is its path: it is opened anew, at the generation that it has.
     """
 
-    def __init__(self, path: str, holdout: bool = False) -> None:
-        folder = _local_folder(path)
-        self.path, self.holdout = path, holdout
-        self.manifest: Manifest = load_manifest(folder)
-        self._root = str(folder.local_path(""))
-        self.shards = _choose_shards(self.manifest, holdout, f"{self._root}/{MANIFEST}")
+    def __init__(
+        self,
+        path: str,
+        holdout: bool = False,
+        profile: str | None = None,
+        generation: Generation = "latest",
+        cache: Path | None = None,
+    ) -> None:
+        self.path, self.holdout, self.cache = path, holdout, cache or default_folder()
+        self.folder = _readable_folder(path, profile)
+        chain = load_chain(self.folder, generation)
+        self.manifest: Manifest = merge_generations(chain)
+        self.shards = _choose_shards(self.manifest, holdout, self.folder.shown)
+        self._ids = [manifest.id for manifest in chain]
+        self._shard_counts = list(accumulate(len(_shards_of(manifest, holdout)) for manifest in chain))
+        self._files = ShardFiles(self.folder, ShardCache(self.cache))
         self._borders = list(accumulate((shard.packs for shard in self.shards), initial=0))
         self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map)
         self._touched: list[mmap.mmap] = []
         self._resident_packs = RESIDENT_BYTES // (AROUND_BYTES + self.manifest.seq_len * BYTES_PER_TOKEN)
         for shard in self.shards:
-            self._check_size(shard)
+            self._files.check_size(shard)
 
     def __len__(self) -> int:
         return self._borders[-1]
@@ -83,11 +98,31 @@ class ShardedPacks:
 
     def locate(self, number: int) -> tuple[Packs, int]:
         """The arrays that hold a pack, and the pack's row in them: for who needs one column alone."""
-        assert 0 <= number < len(self), (number, len(self))
-        index = bisect_right(self._borders, number) - 1
+        index = self.shard_of(number)
         memory, shard = self._mapped(index)
         self._touch(memory)
         return shard.locate(number - self._borders[index])
+
+    def shard_of(self, number: int) -> int:
+        """The index of the shard that holds a pack."""
+        assert 0 <= number < len(self), (number, len(self))
+        return bisect_right(self._borders, number) - 1
+
+    def prepare(self, index: int) -> None:
+        """Have a shard here and checked; any thread may do it. Raises DatasetError for a damaged or missing one."""
+        self._files.find(self.shards[index])
+
+    def extent(self, generation: int) -> Extent:
+        """What of it there was at a generation up to its own."""
+        shards = self.shards[: self._shard_counts[generation]]
+        packs, tokens = tuple(shard.packs for shard in shards), sum(shard.tokens for shard in shards)
+        return Extent(self._ids[generation], packs, tokens)
+
+    def at(self, generation: int) -> "ShardedPacks":
+        """The data set at a later generation. Packs keep their numbers, and shards that were checked stay so."""
+        later = ShardedPacks(self.path, self.holdout, self.folder.profile, generation, self.cache)
+        later._files = self._files
+        return later
 
     @property
     def tokens(self) -> int:
@@ -107,8 +142,9 @@ class ShardedPacks:
             )
         return trained
 
-    def __reduce__(self) -> tuple[type["ShardedPacks"], tuple[str, bool]]:
-        return ShardedPacks, (self.path, self.holdout)
+    def __reduce__(self) -> tuple[type["ShardedPacks"], tuple[object, ...]]:
+        arguments = (self.path, self.holdout, self.folder.profile, self.manifest.generation, self.cache)
+        return ShardedPacks, arguments
 
     def _touch(self, memory: mmap.mmap) -> None:
         self._touched.append(memory)
@@ -117,20 +153,9 @@ class ShardedPacks:
             for each in set(touched):
                 each.madvise(mmap.MADV_DONTNEED)  # views stay valid: the system reads the page again
 
-    def _check_size(self, shard: ShardFile) -> None:
-        path = f"{self._root}/{shard.name}"
-        try:
-            size = os.stat(path).st_size
-        except OSError as error:
-            raise DatasetError(f"{path}: shard is missing or unreadable ({error}); copy the whole data set") from error
-        if size != shard.bytes:
-            raise DatasetError(
-                f"{path}: the file has {size} bytes, the manifest says {shard.bytes}; "
-                "copy the data set again, or rebuild it"
-            )
-
     def _map(self, index: int) -> tuple[mmap.mmap, Shard]:
-        file, path = self.shards[index], f"{self._root}/{self.shards[index].name}"
+        file = self.shards[index]
+        path = self._files.find(file)
         memory = _map_file(path)
         shard, expected = read_shard(pa.py_buffer(memory), path), _expected_meta(self.manifest)
         if shard.meta != expected:
@@ -140,21 +165,23 @@ class ShardedPacks:
         return memory, shard
 
 
-def _local_folder(path: str) -> Folder:
-    if "://" in path and not path.startswith("file://"):
-        raise DatasetError(
-            f"{without_secrets(path)}: the trainer maps shards into memory and reads local folders only; "
-            "copy the data set first and give the copy's folder as its path"
-        )
-    return dataset_folder(path)
+def _shards_of(manifest: Manifest, holdout: bool) -> Sequence[ShardFile]:
+    if not holdout:
+        return manifest.shards
+    return manifest.holdout.shards if manifest.holdout else []
+
+
+def _readable_folder(path: str, profile: str | None) -> Folder:
+    if path.startswith("memory://"):
+        raise DatasetError(f"{path}: a memory of each process; put the data set into a folder or on a store")
+    check_url("path of a data set", path)
+    return dataset_folder(path, profile)
 
 
 def _choose_shards(manifest: Manifest, holdout: bool, where: str) -> Sequence[ShardFile]:
-    if not holdout:
-        shards, advice = manifest.shards, "the data set has no packs; look at its rejects"
-    else:
+    shards, advice = _shards_of(manifest, holdout), "the data set has no packs; look at its rejects"
+    if holdout:
         advice = "the data set has no holdout; build it with `holdout`, or read its training shards"
-        shards = manifest.holdout.shards if manifest.holdout else []
     if not sum(shard.packs for shard in shards):
         raise DatasetError(f"{where}: {advice}")
     return shards

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from schemas.errors import ConfigError
+from schemas.generations import Generation
 from schemas.manifest import MANIFEST
 from schemas.recipe import canonical_sha256
 from train.architecture import Architecture, check_fit
@@ -14,11 +15,12 @@ from train.config import DatasetConfig, ModelFolder, TrainConfig
 from train.feed import Feeder
 from train.groups import group_losses
 from train.metrics import METRICS
-from train.mixture import Mixture
+from train.mixture import Mixture, start_segments
 from train.model_folder import read_architecture
 from train.packs import ShardedPacks
 from train.parallel import World, dtypes_of
 from train.serving import serving_files
+from train.stream import Segment
 from train.validate import Validation
 from train.vocabulary import check_same_vocabulary
 
@@ -44,20 +46,31 @@ class Plan:
         """Of the whole run."""
         return self.state.step + len(self.sizes)
 
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """Those that the data sets are at, then those of the validation data sets."""
+        return tuple(dataset.manifest.generation for dataset in (*self.datasets, *self.validation))
 
-def plan_run(config: TrainConfig, mode: Mode) -> Plan:
-    """Raises ConfigError or DatasetError for what cannot be trained."""
-    datasets = open_datasets(config, config.datasets)
-    validation = open_datasets(config, config.validation.datasets) if config.validation else []
+
+def plan_run(config: TrainConfig, mode: Mode, newest: Sequence[int] | None = None) -> Plan:
+    """Raises ConfigError or DatasetError for what cannot be trained.
+
+    `newest`: the generation to take for the newest, of each data set and each validation data set.
+    """
+    checkpoint = _find_checkpoint(config, mode)
+    found = read_run_state(checkpoint) if checkpoint else None
+    datasets, validation = open_datasets(config, found, newest)
     architecture = _find_architecture(config, [*datasets, *validation])
-    weights = [dataset.weight for dataset in config.datasets if dataset.weight is not None] or None
-    mixture = Mixture(datasets, weights, config.seed, config.shuffle_shards)
+    segments = _choose_segments(config, datasets, found)
+    mixture = mix_datasets(config, datasets, segments)
     if validation:
         Mixture([datasets[0], *validation], None, config.seed, None)  # of the same seq_len and tokenizer
     start = RunState(
         step=0,
         skipped=0,
         taken=(0,) * len(datasets),
+        generations=segments,
+        validation=_record_generations(config, validation),
         data=mixture.fingerprint,
         packs_per_step=config.packs_per_step,
         loss=_fingerprint_loss(config),
@@ -65,8 +78,11 @@ def plan_run(config: TrainConfig, mode: Mode) -> Plan:
         architecture=architecture,
         master_dtype=str(dtypes_of(config)[1]).removeprefix("torch."),
     )
-    checkpoint = _find_checkpoint(config, start, mode)
-    state = read_run_state(checkpoint) if checkpoint else start
+    if checkpoint and found:
+        check_same_run(checkpoint, found, start)
+    if mode != "doctor":
+        _make_folder(config.output)
+    state = found.model_copy(update={"validation": start.validation}) if found else start
     source = config.model.path if isinstance(config.model, ModelFolder) else None
     return Plan(
         config=config,
@@ -74,19 +90,59 @@ def plan_run(config: TrainConfig, mode: Mode) -> Plan:
         datasets=datasets,
         validation=validation,
         mixture=mixture,
-        sizes=[] if mode in ("export", "doctor") else _step_sizes(config, datasets, state),
+        sizes=[] if mode in ("export", "doctor") else _step_sizes(config, mixture, state),
         checkpoint=checkpoint,
         state=state,
         serving=serving_files(architecture, datasets, source, config.export_dtype or config.dtype),
     )
 
 
-def open_datasets(config: TrainConfig, entries: Sequence[DatasetConfig]) -> list[ShardedPacks]:
-    """Each has tokens that its policy trains."""
-    datasets = [ShardedPacks(entry.path, holdout=entry.holdout) for entry in entries]
-    for entry, dataset in zip(entries, datasets, strict=True):
+def mix_datasets(
+    config: TrainConfig, datasets: Sequence[ShardedPacks], segments: Sequence[Sequence[Segment]]
+) -> Mixture:
+    weights = [dataset.weight for dataset in config.datasets if dataset.weight is not None] or None
+    return Mixture(datasets, weights, config.seed, config.shuffle_shards, segments)
+
+
+def open_datasets(
+    config: TrainConfig, found: RunState | None, newest: Sequence[int] | None
+) -> tuple[list[ShardedPacks], list[ShardedPacks]]:
+    """Those to train on and those of the validation. Each has tokens that its policy trains.
+
+    Where the config names no number, the generations are those of the checkpoint, or else the newest.
+    """
+    entries = [*config.datasets, *(config.validation.datasets if config.validation else ())]
+    recorded: list[int | None] = [own[-1].generation for own in found.generations] if found else []
+    recorded = recorded if len(recorded) == len(config.datasets) else [None] * len(config.datasets)
+    recorded += [found.validation.get(entry.path) if found else None for entry in entries[len(config.datasets) :]]
+    datasets = []
+    for index, entry in enumerate(entries):
+        known = recorded[index] if recorded[index] is not None or newest is None else newest[index]
+        generation: Generation = entry.generation if isinstance(entry.generation, int) else "latest"
+        if not isinstance(entry.generation, int) and known is not None:
+            generation = known
+        dataset = ShardedPacks(entry.path, entry.holdout, entry.profile, generation, config.cache.folder)
         dataset.count_trained_tokens(config.policy_of(entry))
-    return datasets
+        datasets.append(dataset)
+    return datasets[: len(config.datasets)], datasets[len(config.datasets) :]
+
+
+def _choose_segments(
+    config: TrainConfig, datasets: Sequence[ShardedPacks], found: RunState | None
+) -> tuple[tuple[Segment, ...], ...]:
+    """Those of the checkpoint, but for data sets of which the config says a number."""
+    start = start_segments(datasets)
+    if found is None or len(found.generations) != len(datasets):
+        return start
+    return tuple(
+        own if isinstance(entry.generation, int) else recorded
+        for entry, own, recorded in zip(config.datasets, start, found.generations, strict=True)
+    )
+
+
+def _record_generations(config: TrainConfig, validation: Sequence[ShardedPacks]) -> dict[str, int]:
+    entries = config.validation.datasets if config.validation else ()
+    return {entry.path: dataset.manifest.generation for entry, dataset in zip(entries, validation, strict=True)}
 
 
 def make_feeder(plan: Plan, world: World, entries: Sequence[DatasetConfig], datasets: Sequence[ShardedPacks]) -> Feeder:
@@ -115,7 +171,7 @@ def _find_architecture(config: TrainConfig, datasets: Sequence[ShardedPacks]) ->
     for dataset in sorted(datasets, key=lambda dataset: -dataset.manifest.vocab_size):
         architecture = check_fit(architecture, dataset.manifest, dataset.path)
     if isinstance(config.model, ModelFolder) and config.model.weights == "pretrained":
-        check_same_vocabulary(config.model.path, datasets[0].path)
+        check_same_vocabulary(config.model.path, datasets[0].folder)
     return architecture
 
 
@@ -126,10 +182,10 @@ def _fingerprint_loss(config: TrainConfig) -> str:
     return canonical_sha256(content)
 
 
-def _step_sizes(config: TrainConfig, datasets: Sequence[ShardedPacks], state: RunState) -> Sequence[int]:
+def _step_sizes(config: TrainConfig, mixture: Mixture, state: RunState) -> Sequence[int]:
     """As many whole steps as are left; or what is left of the epochs' packs, of which the last step may be short."""
     if config.epochs:
-        left = config.epochs * sum(map(len, datasets)) - sum(state.taken)
+        left = sum(mixture.end_of(dataset, config.epochs - 1) - taken for dataset, taken in enumerate(state.taken))
         whole, rest = divmod(left, config.packs_per_step)
         sizes = [config.packs_per_step] * whole + [rest] * bool(rest)
     else:
@@ -145,13 +201,11 @@ def _step_sizes(config: TrainConfig, datasets: Sequence[ShardedPacks], state: Ru
     return sizes
 
 
-def _find_checkpoint(config: TrainConfig, start: RunState, mode: Mode) -> Path | None:
+def _find_checkpoint(config: TrainConfig, mode: Mode) -> Path | None:
     if mode == "doctor":
         return None
-    _make_folder(config.output)
     found = list_checkpoints(config.output) if mode != "start" else []
     if found:
-        check_same_run(found[-1], read_run_state(found[-1]), start)
         return found[-1]
     if mode == "export":
         ended = (

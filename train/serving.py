@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
-from schemas.store import dataset_folder
+from schemas.store import Folder
 from train.architecture import Architecture
 from train.model_folder import CONFIG, GENERATION_CONFIG, SUPPORTED, read_json
 
@@ -24,6 +24,8 @@ class Dataset(Protocol):
 
     @property
     def path(self) -> str: ...
+    @property
+    def folder(self) -> Folder: ...
     @property
     def manifest(self) -> Manifest: ...
 
@@ -67,8 +69,7 @@ def _choose(datasets: Sequence[Dataset]) -> Dataset:
 
 def _served(dataset: Dataset) -> Settings:
     """The generation_config.json of a data set, which has the ids that its template ends a turn with."""
-    folder = dataset_folder(dataset.path)
-    found: Settings = {}
+    folder, found = dataset.folder, Settings()
     if folder.size(f"{TOKENIZER}/{GENERATION_CONFIG}") is not None:
         found = json.loads(folder.read(f"{TOKENIZER}/{GENERATION_CONFIG}"))
     return found
@@ -77,7 +78,7 @@ def _served(dataset: Dataset) -> Settings:
 def _tokenizer_files(dataset: Dataset, source: Path | None) -> dict[str, bytes]:
     """The data set's. Where they hold no tokenizer.json, as with a bare rank file, servers need the model's own, whose
     settings those of the data set go over: its template is what was trained."""
-    folder = dataset_folder(dataset.path)
+    folder = dataset.folder
     files = {path.removeprefix(f"{TOKENIZER}/"): folder.read(path) for path in folder.names(TOKENIZER)}
     if not files:
         raise DatasetError(

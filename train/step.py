@@ -32,6 +32,7 @@ class StepCount:
     tokens: int
     pairs: int
     stop: bool  # some rank got a signal
+    failed: bool  # some rank could not read its packs
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,15 @@ class StepLoss:
         return float(self.sums.sum() / self.weights.sum())
 
 
-def count_step(microbatches: Sequence[Batch], stop: bool, world: World) -> StepCount:
-    """Count a step before its first forward pass; every rank must call it."""
-    counts = [[float(batch.weights.sum()), len(batch.places), batch.tokens, batch.pairs] for batch in microbatches]
-    weight, trained, tokens, pairs, stops = world.sum([*np.sum(counts, axis=0), float(stop)])
-    return StepCount(weight, int(trained), int(tokens), int(pairs), stops > 0)
+def count_step(microbatches: Sequence[Batch] | None, stop: bool, world: World) -> StepCount:
+    """Count a step before its first forward pass; every rank must call it, with None where it could not read its
+    packs."""
+    counts = [
+        [float(batch.weights.sum()), len(batch.places), batch.tokens, batch.pairs] for batch in microbatches or ()
+    ]
+    own = np.reshape(counts, (-1, 4)).sum(axis=0)
+    weight, trained, tokens, pairs, stops, failures = world.sum([*own, float(stop), float(microbatches is None)])
+    return StepCount(weight, int(trained), int(tokens), int(pairs), stops > 0, failures > 0)
 
 
 def accumulate_gradients(

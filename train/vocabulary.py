@@ -6,28 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError
-from schemas.store import dataset_folder
+from schemas.store import Folder
 from train.model_folder import read_json
 
 NAME = "tokenizer.json"
 
 
-def check_same_vocabulary(model: Path, dataset: str) -> None:
+def check_same_vocabulary(model: Path, dataset: Folder) -> None:
     """Compare the base vocabularies of the two tokenizer.json, where both are there; added tokens may differ.
 
     Raises ConfigError with the first token that has another id.
     """
-    folder = dataset_folder(dataset)
-    if not (model / NAME).exists() or folder.size(f"tokenizer/{NAME}") is None:
+    if not (model / NAME).exists() or dataset.size(f"tokenizer/{NAME}") is None:
         return
-    ours, theirs = (_ids(found) for found in (json.loads(folder.read(f"tokenizer/{NAME}")), read_json(model / NAME)))
+    ours, theirs = (_ids(found) for found in (json.loads(dataset.read(f"tokenizer/{NAME}")), read_json(model / NAME)))
     if ours == theirs:
         return
     token = min(ours.keys() ^ theirs.keys() or {token for token in ours if ours[token] != theirs[token]})
     raise ConfigError(
-        f"{dataset} was not tokenized for {model}: the token {token!r} is {_shown(ours, token)} in the data set's "
-        f"vocabulary of {len(ours):,}, and {_shown(theirs, token)} in the model's of {len(theirs):,}; build the data "
-        "set with the model's tokenizer, or set model.weights=random"
+        f"{dataset.shown} was not tokenized for {model}: the token {token!r} is {_shown(ours, token)} in the data "
+        f"set's vocabulary of {len(ours):,}, and {_shown(theirs, token)} in the model's of {len(theirs):,}; build "
+        "it with the model's tokenizer, or set model.weights=random"
     )
 
 

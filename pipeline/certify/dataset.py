@@ -8,19 +8,22 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.blocks import RowBlock, Sample
-from pipeline.build_plan import BuildPlan, plan_build
+from pipeline.build_plan import BuildPlan, plan_recipe
 from pipeline.certify.compare import Comparison, Ids, Piece, Pieces, Place, add_comparison, ids_by_row, pieces_by_row
 from pipeline.certify.planned import require_certificate
 from pipeline.certify.steps import compare_samples, make_requests
 from pipeline.config import BuildConfig
 from pipeline.convert import convert_rows
 from pipeline.existing import what_differs
+from pipeline.plan_again import plan_again, with_first_sources
 from pipeline.preflight import first_of
 from pipeline.readers import read_blocks
-from pipeline.recipe import load_tools
+from pipeline.recipe import Recipe, load_tools
 from pipeline.tokenize import tokenize_documents
+from pipeline.write import block_name
 from schemas.errors import ConfigError
-from schemas.manifest import Certificate, Manifest, ShardFile, load_manifest
+from schemas.generations import Generation, load_chain
+from schemas.manifest import Certificate, Manifest, ShardFile
 from schemas.shard import Packs, read_shard
 from schemas.store import Folder, dataset_folder
 
@@ -33,8 +36,9 @@ class Report:
     """`certificate` is over all rows that were read. `other_ids`: rows whose ids in the shards are not those that the
     pipeline makes now."""
 
-    plan: BuildPlan
+    recipe: Recipe
     certificate: Certificate
+    urls: dict[int, str] = field(default_factory=dict)  # of the sources, by index
     rows: int = 0
     rejects: int = 0
     other_ids: int = 0
@@ -46,29 +50,40 @@ class Report:
         return not (self.certificate.differences or self.other_ids)
 
 
-def certify_dataset(url: str, config: BuildConfig, rows: int | None, profile: str | None = None) -> Report:
-    """The first `rows` rows of every source, or all. Raises ConfigError for a config that is not the data set's, and
-    where transformers is not installed."""
+def certify_dataset(
+    url: str,
+    config: BuildConfig,
+    rows: int | None,
+    profile: str | None = None,
+    *,
+    generation: Generation = "latest",
+) -> Report:
+    """The first `rows` rows of every entry of `sources`, or all. Raises ConfigError for a config that is not the data
+    set's, and where transformers is not installed; SourceChanged where a source is no longer what was read."""
     folder = dataset_folder(url, profile)
-    manifest = load_manifest(folder)
-    plan = plan_build(config.model_copy(update={"output": folder.url, "output_profile": profile}))
-    if manifest.id != plan.dataset_id:
+    chain = load_chain(folder, generation)
+    plan = plan_recipe(config.model_copy(update={"output": folder.url, "output_profile": profile}))
+    if chain[0].recipe_id != plan.recipe.id:
         raise ConfigError(
-            f"{folder.shown} holds {what_differs(plan, manifest)}: give the config that it was built with, and its "
+            f"{folder.shown} holds {what_differs(plan, chain[0])}: give the config that it was built with, and its "
             "overrides with --set"
         )
     certificate = require_certificate(config, load_tools(plan.recipe).tokenizer.kind)
-    report = Report(replace(plan, certificate=certificate), certificate)
-    shards = _shards_by_block(manifest)
-    for block in _blocks(plan, rows):
-        _certify_block(block, report, _ids_in_shards(shards.get(block.key.name, []), folder))
+    report = Report(plan.recipe, certificate)
+    left = dict.fromkeys(range(len(config.sources)), maxsize if rows is None else rows)
+    for manifest, first_source in with_first_sources(chain):
+        each = replace(plan_again(plan, manifest, first_source), certificate=certificate)
+        report.urls |= each.urls
+        shards = _shards_by_block(manifest)
+        for block in _blocks(each, left):
+            name = block_name(block.key, each.generation.tag)
+            _certify_block(block, each, report, _ids_in_shards(shards.get(name, []), folder))
     return report
 
 
-def _blocks(plan: BuildPlan, rows: int | None) -> Iterator[RowBlock]:
-    """The build's own blocks; of the last one of each source only as many rows as are still wanted."""
+def _blocks(plan: BuildPlan, left: dict[int, int]) -> Iterator[RowBlock]:
+    """The build's own blocks; of the last one of each entry of `sources` only as many rows as are left to be read."""
     config = plan.recipe.config
-    left = dict.fromkeys(range(len(config.sources)), maxsize if rows is None else rows)
     for unit in plan.units:
         setting = unit.stretches[0].file.setting
         blocks = read_blocks(unit, config.block_bytes, config.max_line_bytes)
@@ -78,8 +93,7 @@ def _blocks(plan: BuildPlan, rows: int | None) -> Iterator[RowBlock]:
             yield kept
 
 
-def _certify_block(block: RowBlock, report: Report, in_shards: dict[Place, Pieces]) -> None:
-    plan = report.plan
+def _certify_block(block: RowBlock, plan: BuildPlan, report: Report, in_shards: dict[Place, Pieces]) -> None:
     samples = make_requests(block, plan, range(len(block.rows)))
     documents = convert_rows(block, plan.converters, plan.setting_of_source)
     made = tokenize_documents(documents, load_tools(plan.recipe).documents)

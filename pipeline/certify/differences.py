@@ -1,12 +1,12 @@
 """What stops a build: a row whose ids are not those of the serving stack."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from schemas.errors import DatasetError
 from schemas.manifest import Certificate
 
 
-def refuse_differences(certificate: Certificate, urls: Sequence[str], *, allowed: bool) -> None:
+def refuse_differences(certificate: Certificate, urls: Mapping[int, str], *, allowed: bool) -> None:
     """Raises DatasetError for a difference that the config does not allow. `urls` are the sources', by index."""
     first = certificate.first_difference
     if first is None or allowed:

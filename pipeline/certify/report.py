@@ -31,11 +31,11 @@ def print_report(report: Report, console: Console) -> None:
         table.add_row(name, f"{count:,}")
     console.print(table)
     for sample, seen in report.differences:
-        url = report.plan.urls[sample.source]
+        url = report.urls[sample.source]
         console.print(Rule(f"{url} at {sample.position}", align="left", style="bright_black"))
         console.print(_side_by_side(seen, report))
     for source, position in report.other_places:
-        line = f"other ids in the shards: {report.plan.urls[source]} at {position}"
+        line = f"other ids in the shards: {report.urls[source]} at {position}"
         console.print(line, markup=False, highlight=False)
 
 
@@ -56,7 +56,7 @@ def _side_by_side(seen: Comparison, report: Report) -> Table:
 def _texts(side: list[int], report: Report) -> list[str]:
     if report.certificate.level == "text":
         return [ascii(chr(code)) for code in side]
-    return [repr(text) for text in token_texts(side, load_tools(report.plan.recipe).tokenizer.encoder)]
+    return [repr(text) for text in token_texts(side, load_tools(report.recipe).tokenizer.encoder)]
 
 
 def _cells(side: list[int], texts: list[str], number: int) -> tuple[Text, Text]:

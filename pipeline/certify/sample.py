@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def block_quota(units: int, block: int, *, last: bool) -> int:
     return left if last else left // 2
 
 
-def choose_rows(block: RowBlock, urls: Sequence[str], count: int) -> list[int]:
+def choose_rows(block: RowBlock, urls: Mapping[int, str], count: int) -> list[int]:
     """Indices into the block's rows, in the order of the hashes of their places. Not the hash that chooses the holdout:
     held-out rows would be compared more often than others."""
     seeds = {source: int.from_bytes(_hash(urls[source])[:8], "big") for source in set(block.sources)}

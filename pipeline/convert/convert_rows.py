@@ -18,7 +18,9 @@ FEW = 16
 Plain: TypeAlias = tuple[Shape, Sequence[bytes]]
 
 
-def convert_rows(block: RowBlock, converters: Sequence[Converter], settings_of_source: Sequence[int]) -> DocumentBlock:
+def convert_rows(
+    block: RowBlock, converters: Sequence[Converter], settings_of_source: Mapping[int, int]
+) -> DocumentBlock:
     """Each row gives a document or a reject. `settings_of_source` has the index of a source's converter."""
     made = DocumentBlock(block.key, rejects=list(block.rejects), bytes=block.bytes)
     listed: list[Document | None] = []

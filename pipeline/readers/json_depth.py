@@ -2,6 +2,7 @@
 refused or not by how full the stack happens to be, and so differently on different runners."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,10 @@ TOO_DEEP = f"nested more than {MOST_NESTED} levels deep"
 
 def is_deep(value: Any) -> bool:
     """Whether objects and lists are nested beyond the limit."""
-    level = [value]
+    level: list[Any] = [[value]]
     for _ in range(MOST_NESTED + 1):
-        level = [
-            item
-            for each in level
-            if isinstance(each, dict | list | tuple)
-            for item in (each.values() if isinstance(each, dict) else each)
-        ]
+        values = chain.from_iterable(each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for each in values if isinstance(each, dict | list | tuple)]
         if not level:
             return False
     return True

@@ -1,5 +1,6 @@
 """From the config's paths to source files: patterns matched, formats told."""
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, takewhile
 from pathlib import PurePosixPath
@@ -30,7 +31,7 @@ _FORMATS: dict[str, FileFormat] = {
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
 
-class _Match(NamedTuple):
+class Match(NamedTuple):
     """A file that a pattern matches: its full name on the store, its URL as configured, what tells a changed one."""
 
     name: str
@@ -40,29 +41,36 @@ class _Match(NamedTuple):
 
 def list_files(setting: int, source: Source) -> list[SourceFile]:
     """The files of one entry of `sources`: sorted within each path, each once. Raises ConfigError."""
+    return [describe_file(setting, source, match) for match in match_files(setting, source)]
+
+
+def match_files(setting: int, source: Source, *, may_be_none: bool = False) -> list[Match]:
+    """Without a look into them, so that they may be half written. Raises ConfigError, also for a path that matches
+    nothing, unless there may be none."""
     where = f"sources.{setting}"
-    found: dict[str, SourceFile] = {}
+    found: dict[str, Match] = {}
     for pattern in source.paths:
         check_url(f"{where}.path", pattern)
-        for match in _match(where, pattern, source.profile):
-            if match.name not in found:
-                found[match.name] = _describe(setting, source, match)
-    for file in found.values():
-        _check_readable(where, file)
+        for match in _match(where, pattern, source.profile, may_be_none):
+            found.setdefault(match.name, match)
     return list(found.values())
 
 
-def _match(where: str, pattern: str, profile: str | None) -> list[_Match]:
+def _match(where: str, pattern: str, profile: str | None, may_be_none: bool) -> list[Match]:
     try:
         fs, stem = find_file_system(pattern, profile)
         fs.invalidate_cache()
         found = call_store(pattern, lambda: fs.glob(stem, detail=True))
         paths = sorted(path for path, info in found.items() if info["type"] == "file" or fs.isfile(path))
         urls = _as_configured(pattern, stem, paths)
-        matches = [_Match(fs.unstrip_protocol(path), urls[path], read_stamp(fs, path, found[path])) for path in paths]
+        matches = []
+        for path in paths:
+            with suppress(FileNotFoundError):  # removed since
+                stamp = read_stamp(fs, path, found[path])
+                matches.append(Match(fs.unstrip_protocol(path), urls[path], stamp))
     except (ValueError, OSError) as error:
         raise ConfigError(f"{where}.path: {pattern!r} cannot be listed: {error}") from error
-    if not matches:
+    if not matches and not may_be_none:
         more = (
             "no file, only folders, pipes or devices; add what to take in a folder, such as /*.jsonl"
             if found
@@ -82,7 +90,15 @@ def _as_configured(pattern: str, stem: str, paths: list[str]) -> dict[str, str]:
     return {path: front + path.removeprefix(real_front) for path in paths}
 
 
-def _describe(setting: int, source: Source, match: _Match) -> SourceFile:
+def describe_file(setting: int, source: Source, match: Match) -> SourceFile:
+    """Its format and compression. Raises ConfigError where they cannot be told or read, SourceChanged where the file
+    had to be looked into and is no longer the one that matched."""
+    file = _describe(setting, source, match)
+    _check_readable(f"sources.{setting}", file)
+    return file
+
+
+def _describe(setting: int, source: Source, match: Match) -> SourceFile:
     name = PurePosixPath(match.url.lower())
     compression = _COMPRESSIONS.get(name.suffix)
     suffix = name.with_suffix("").suffix if compression else name.suffix

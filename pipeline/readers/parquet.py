@@ -10,6 +10,7 @@ from pipeline.blocks import SourceFile, Stretch
 from pipeline.readers.files import open_file, reading
 from pipeline.readers.records import Records
 from pipeline.readers.table_checks import TABLE_ERRORS, check_structure
+from pipeline.readers.table_columns import decoded_bytes
 from pipeline.readers.table_rows import batch_records
 from schemas.errors import DatasetError
 
@@ -50,5 +51,5 @@ def read_parquet(stretch: Stretch, max_line_bytes: int) -> Iterator[Records]:
 def _decode(table: pq.ParquetFile, group: int, share: int) -> Iterator[pa.RecordBatch]:
     """Batches of about _BATCH_BYTES, by the footer's size of a row and by what the first rows come to."""
     for first in islice(table.iter_batches(_FIRST_ROWS, row_groups=[group]), 1):
-        share = max(share, first.nbytes // max(first.num_rows, 1), 1)
+        share = max(share, decoded_bytes(first) // max(first.num_rows, 1), 1)
         yield from table.iter_batches(max(min(_BATCH_BYTES // share, _BATCH_ROWS), 1), row_groups=[group])

@@ -55,6 +55,8 @@ def read_blocks(
                 block.add(source, records, start, stop)
             start = stop
     if not block.skipped:
+        if unit.limit is not None:  # its last file was not read to its end, and not looked at there
+            block.check_sources(unit)
         yield block.close(unit, last=True)
 
 

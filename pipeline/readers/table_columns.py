@@ -117,3 +117,21 @@ def _lengths(values: pa.Array) -> npt.NDArray[np.int64]:
     lengths = pc.binary_length(values) if values.type in _TEXTS else pc.list_value_length(values)
     counted: npt.NDArray[np.int64] = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64)
     return counted
+
+
+def decoded_bytes(batch: pa.RecordBatch) -> int:
+    """The bytes that the rows come to: a value of a dictionary counts wherever it stands."""
+    return sum(map(_decoded_bytes, batch.columns))
+
+
+def _decoded_bytes(values: pa.Array) -> int:
+    if types.is_dictionary(values.type):
+        held = values.dictionary
+        if held.type in _TEXTS:
+            return pc.sum(pc.binary_length(held).take(values.indices)).as_py() or 0
+        return _decoded_bytes(held) * len(values) // max(len(held), 1)
+    if types.is_struct(values.type):
+        return sum(map(_decoded_bytes, values.flatten()))
+    if types.is_list(values.type) or types.is_large_list(values.type) or types.is_fixed_size_list(values.type):
+        return _decoded_bytes(values.flatten()) + 4 * len(values)
+    return int(values.nbytes)

@@ -12,7 +12,14 @@ import pyarrow as pa
 
 from pipeline.readers.plain_values import GROUP, build_rows, doubtful_columns, find_rejects
 from pipeline.readers.records import Built, Records, Row
-from pipeline.readers.table_columns import PlainColumn, are_empty, join_columns, plain_column, text_column
+from pipeline.readers.table_columns import (
+    PlainColumn,
+    are_empty,
+    decoded_bytes,
+    join_columns,
+    plain_column,
+    text_column,
+)
 from schemas.rejects import Reason, RejectRow
 
 _ROWS = 2**13
@@ -93,7 +100,7 @@ class _Batch:
 def batch_records(batch: pa.RecordBatch, position: int, max_row_bytes: int) -> Iterator[Records]:
     """The rows of a batch, each with the same share of its bytes; where that is above the limit they are rejects.
     `position` is the row number of its first in the file."""
-    row_bytes = max(batch.nbytes // max(batch.num_rows, 1), 1)
+    row_bytes = max(decoded_bytes(batch) // max(batch.num_rows, 1), 1)
     build = partial(_reject_long, row_bytes) if row_bytes > max_row_bytes else _Batch(batch).build
     for first in range(0, batch.num_rows, _ROWS):
         rows = min(_ROWS, batch.num_rows - first)

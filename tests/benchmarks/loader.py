@@ -30,6 +30,7 @@ from schemas.manifest import MANIFEST, Channels, Manifest, Rejects, ShardFile, T
 from schemas.shard import Packs, ShardMeta, write_shard
 from train.dataset import PackedDataset, collate
 from train.order import PackOrder
+from train.shard_files import file_sha256
 
 SEQ_LEN, VOCAB_SIZE, HASH = 2048, 50_000, "a" * 64
 META = ShardMeta(SEQ_LEN, HASH, 0, HASH)
@@ -103,14 +104,15 @@ def zero_packs(packs: int) -> Packs:
 def write_dataset(folder: Path, packs: Packs, shards: int) -> str:
     """A data set of so many equal shards."""
     (folder / "shards").mkdir(parents=True)
-    files = []
+    files, sha256 = [], ""
     for number in range(shards):
         path = folder / f"shards/{number:05d}.arrow"
         sink = SparseFile(path)
         write_shard(packs, META, sink)
         sink.close()
+        sha256 = sha256 or file_sha256(str(path))
         files.append(ShardFile(
-            name=f"shards/{path.name}", bytes=path.stat().st_size, sha256=HASH, packs=len(packs),
+            name=f"shards/{path.name}", bytes=path.stat().st_size, sha256=sha256, packs=len(packs),
             documents=len(packs.doc_lengths), tokens=int(packs.doc_lengths.sum()),
         ))  # fmt: skip
     (folder / "tokenizer").mkdir()
@@ -131,7 +133,7 @@ def make_manifest(files: list[ShardFile], packs: Packs) -> Manifest:
         rejects=Rejects(counts={}, files=[]), channels=Channels(total=histogram, sources={}),
         turns=Turns(total=TurnCounts(), sources={}),
         totals=Totals(rows=0, rejects=0, packs=rows, documents=documents, tokens=tokens, truncated=0, straddling=0),
-        fill=tokens / (rows * SEQ_LEN), certificate=None,
+        fill=tokens / (rows * SEQ_LEN), certificate=None, generation=0, parent=None,
     )  # fmt: skip
 
 

@@ -56,7 +56,9 @@ def make_plan(folder: Path, blocks: int) -> BuildPlan:
     source = {"path": str(rows), "transform": {"type": "openai"}}
     plan = plan_build(BuildConfig.model_validate(settings | {"sources": [source]}))
     files = tuple(make_file(number) for number in range(-(-blocks // BLOCKS_PER_FILE)))
-    return replace(plan, files=files, units=tuple(make_unit(number, files) for number in range(blocks)))
+    return replace(
+        plan, files=dict(enumerate(files)), units=tuple(make_unit(number, files) for number in range(blocks))
+    )
 
 
 def make_file(number: int) -> SourceFile:
@@ -109,7 +111,7 @@ def measure_publish(plan: BuildPlan, told: Measured) -> None:
     encoded = [coder.encode(info) for info in make_infos(plan)]
     told["shuffled"] = sum(map(len, encoded))
     with told.time("published"):
-        publish(map(coder.decode, encoded), len(plan.units), plan.files, plan.recipe)
+        publish(map(coder.decode, encoded), len(plan.units), plan.files, plan.recipe, plan.generation)
     told["bytes"] = plan.output.size(MANIFEST)
 
 

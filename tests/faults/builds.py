@@ -1,4 +1,5 @@
-"""`packline` commands in processes forked from this one, which has imported everything: a build begins at once."""
+"""Tasks, such as `packline` commands, in processes forked from this one, which has imported everything: a build begins
+at once."""
 
 import contextlib
 import importlib
@@ -7,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,8 +20,12 @@ import pipeline.readers.csv_rows
 import pipeline.readers.lines
 import pipeline.readers.stream
 import pipeline.runner
+import pipeline.verify  # a command loads it when it runs
 import pipeline.worker
 from pipeline.worker_pool import WorkerPool
+
+Task = Callable[[], int]
+"""Returns an exit code."""
 
 WATCHDOG_SECONDS = 60.0
 """No build takes so long, under whatever faults."""
@@ -41,16 +46,21 @@ class Ended:
     seconds: float
 
 
-class Command:
-    """One that runs. Its processes are a session of their own."""
+def packline(*arguments: str) -> Task:
+    """The command line."""
+    return lambda: pipeline.cli.main(arguments)
 
-    def __init__(self, arguments: Sequence[str], folder: Path, name: str, arm: Callable[[], None]) -> None:
+
+class Command:
+    """A task that runs. Its processes are a session of their own."""
+
+    def __init__(self, task: Task, folder: Path, name: str, arm: Callable[[], None]) -> None:
         self.output = folder / f"{name}.txt"
         self.began = time.monotonic()
         self._status: int | None = None
         self.process = os.fork()
         if self.process == 0:
-            _run(arguments, folder, self.output, arm)
+            _run(task, folder, self.output, arm)
 
     def poll(self) -> int | None:
         """The exit code, or minus the number of the signal that ended it; None while it runs."""
@@ -96,8 +106,8 @@ def _is_alive_in(process: psutil.Process, session: int) -> bool:
         return False
 
 
-def _run(arguments: Sequence[str], folder: Path, output: Path, arm: Callable[[], None]) -> None:
-    """In the forked process: the command line, with its own standard streams."""
+def _run(task: Task, folder: Path, output: Path, arm: Callable[[], None]) -> None:
+    """In the forked process: the task, with its own standard streams."""
     code = 70
     try:
         os.setsid()
@@ -111,7 +121,7 @@ def _run(arguments: Sequence[str], folder: Path, output: Path, arm: Callable[[],
         pipeline.readers.stream.CHUNK = pipeline.readers.lines.CHUNK = READ_BYTES
         pipeline.readers.csv_rows._ROWS = READ_ROWS
         arm()
-        code = pipeline.cli.main(arguments)
+        code = task()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 70
     finally:
@@ -166,11 +176,11 @@ class _ForkedProcess:
             time.sleep(0.01)
 
 
-def load_what_is_used(arguments: Sequence[str], folder: Path) -> None:
-    """Import here what a command imports on its way, so that it is there in those that follow. The command itself runs
+def load_what_is_used(task: Task, folder: Path) -> None:
+    """Import here what a task imports on its way, so that it is there in those that follow. The task itself runs
     in a process of its own: no thread may be started in this one."""
     names = folder / "modules"
-    code = run_command(arguments, folder, "modules-of", lambda: _write_modules_at_exit(names)).code
+    code = run_task(task, folder, "modules-of", lambda: _write_modules_at_exit(names)).code
     assert code == 0
     for name in names.read_text().split():
         if name not in sys.modules:
@@ -188,8 +198,8 @@ def _write_modules_at_exit(names: Path) -> None:
     os._exit = exit_with_names
 
 
-def run_command(arguments: Sequence[str], folder: Path, name: str, arm: Callable[[], None] = lambda: None) -> Ended:
-    command = Command(arguments, folder, name, arm)
+def run_task(task: Task, folder: Path, name: str, arm: Callable[[], None] = lambda: None) -> Ended:
+    command = Command(task, folder, name, arm)
     while command.poll() is None and not command.hangs:
         time.sleep(0.01)
     return command.end()

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import Verdict
 from schedules import KINDS
+from trial import Verdict
 
 _BEGIN, _END = "<!-- the table begins -->", "<!-- the table ends -->"
 

@@ -15,12 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import Harness, Verdict
+from harness import Harness
 from report import make_table, write_table
 from s3_world import started_s3_world
-from schedules import make_schedule
+from schedules import KINDS, make_schedule
 from sources import ROOT
 from suite import BROKEN, every_kind
+from trial import Verdict
 from worlds import DiskWorld, WrapperWorld
 
 from schemas.retry import VARIABLE as PATIENCE
@@ -68,8 +69,12 @@ def started_harness(keep: Path | None) -> Iterator[Harness]:
 
 def run_suite(harness: Harness) -> dict[str, object]:
     verdicts = [harness.run(schedule) for schedule in every_kind()]
-    broken = {name: harness.run(broken.schedule, broken.break_it).problems for name, broken in BROKEN.items()}
+    broken = {
+        name: {"finds": broken.finds, "problems": harness.run(broken.schedule, broken.break_it).problems}
+        for name, broken in BROKEN.items()
+    }
     return {
+        "kinds": list(KINDS),
         "struck": sorted({kind for verdict in verdicts for kind in verdict.struck}),
         "lost": [told(verdict) for verdict in verdicts if verdict.problems],
         "told": [told(verdict) for verdict in verdicts],

@@ -9,7 +9,7 @@ from faults import FOR_EVER, Fault, FileKind
 
 Store = Literal["disk", "wrapper", "s3"]
 Second = Literal["at once", "late", "another recipe"]
-Damage = Literal["shard", "state", "missing"]
+Damage = Literal["shard", "state", "missing", "cache"]
 
 WRITTEN: tuple[FileKind, ...] = ("shard", "reject", "state", "mark", "manifest", "tokenizer", "other")
 
@@ -29,7 +29,8 @@ class TimedKill:
 @dataclass(frozen=True)
 class Schedule:
     """`second` is another build into the same folder: at once, or when the first one was stopped, which goes on when
-    the second has ended. `damage` is done to the output after the build and before the next."""
+    the second has ended. `damage` is done to the output after the build and before the next; to the
+    trainer's cache when that has ended."""
 
     number: int
     store: Store
@@ -64,7 +65,7 @@ class _Draw:
 
     def nth(self, file: FileKind) -> int:
         """Of so many such files the clean build writes."""
-        most = {"shard": 12, "reject": 3, "state": 8, "mark": 8, "manifest": 1, "tokenizer": 6, "source": 8, "other": 2}
+        most = {"shard": 12, "reject": 3, "state": 8, "mark": 8, "manifest": 1, "tokenizer": 6, "source": 8, "other": 4}
         return self.rng.randint(1, most[file])
 
     def write(self, kind: str, act: str, file: FileKind | None = None, times: int = 1, moment: str = "before") -> None:
@@ -126,7 +127,7 @@ def _fails_to_read(draw: _Draw) -> None:
 
 
 def _stalls(draw: _Draw) -> None:
-    draw.write("store: stalls", "stall", times=draw.rng.choice((1, 2)))
+    draw.write("store: stalls", "stall", times=draw.rng.choice((1, 2, FOR_EVER)))
 
 
 def _refuses_for_a_while(draw: _Draw) -> None:
@@ -176,6 +177,11 @@ def _missing_shard(draw: _Draw) -> None:
     draw.damage = "missing"
 
 
+def _flip_cached(draw: _Draw) -> None:
+    draw.store = draw.rng.choice(("wrapper", "s3"))  # what is on the local disk is not cached
+    draw.damage = "cache"
+
+
 def _source(act: str) -> Callable[[_Draw], None]:
     kinds = {"change": "a source changes", "grow": "a source grows", "remove": "a source disappears"}
 
@@ -209,6 +215,7 @@ KINDS: Mapping[str, Callable[[_Draw], None]] = {
     "a byte flipped before publishing": _flip_in_write,
     "a byte flipped after publishing": _flip_after,
     "a byte flipped in a state file": _flip_state,
+    "a byte flipped in the trainer's cache": _flip_cached,
     "a shard removed": _missing_shard,
     "a source changes": _source("change"),
     "a source grows": _source("grow"),

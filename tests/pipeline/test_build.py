@@ -291,14 +291,14 @@ def test_build_as_a_python_call(project: Path) -> None:
 
 def test_a_defect_of_ours_is_told_in_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     """Through the text of a runner's error, quoted and wrapped as runners do."""
-    from pipeline.cli import _explain
+    from pipeline.exit_codes import explain
     from pipeline.failures import BlockFailure, find_failure
 
     failure = BlockFailure("bug", 'rows.jsonl (block 3-0): KeyError: "x" [pack.py:7]')
     found = find_failure(f"Traceback ...\n  {RuntimeError(str(failure))!r} [while running 'Pack']")
     assert found is not None
     assert (found.kind, found.message) == (failure.kind, failure.message)
-    assert _explain(found) == 1
+    assert explain(found) == 1
     assert capsys.readouterr().err == 'packline: rows.jsonl (block 3-0): KeyError: "x" [pack.py:7]\n'
 
 

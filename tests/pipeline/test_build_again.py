@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.block_info import decode_state, encode_state
 from pipeline.build_plan import plan_build
 from pipeline.config import BuildConfig, load_config
 from pipeline.launch import BuildResult, build
@@ -86,7 +87,13 @@ def test_a_damaged_state_is_no_state(settings: dict[str, Any]) -> None:
     states = sorted(Path(settings["output"]).glob("state/*/*.json"))
     states[0].write_bytes(b"")
     states[1].write_bytes(b"{}")
+    states[2].write_bytes(states[2].read_bytes().replace(b'"documents":', b'"documents":1', 1))
     assert run(settings).manifest == manifest
+    state = states[0].read_bytes()
+    assert encode_state(decode_state(state)) == state
+    for at, byte in enumerate(state):
+        with pytest.raises(ValueError, match="damaged"):
+            decode_state(state[:at] + bytes([byte ^ 1]) + state[at + 1 :])
 
 
 def test_the_published_template_is_the_one_of_this_build(settings: dict[str, Any]) -> None:

@@ -235,7 +235,7 @@ def test_the_manifest_keeps_every_key_but_output_profiles_and_engine_and_no_secr
     )
     values = resolved_config(build)
     assert "secret" not in str(values)
-    assert set(values) == set(BuildConfig.model_fields) - {"output", "output_profile", "engine"}
+    assert set(values) == set(BuildConfig.model_fields) - {"output", "output_profile", "engine", "watch"}
     assert values["sources"][0]["path"] == ["s3://bucket/a.jsonl", "b.jsonl"]
     assert values["chat_template"] == "https://host/t.jinja"
     assert BuildConfig.model_validate({**values, "output": "out"}).seq_len == 64

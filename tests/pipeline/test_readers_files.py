@@ -70,6 +70,19 @@ def test_a_file_that_is_gone_stops_the_build(tmp_path: Path) -> None:
         check_unchanged(file)
 
 
+@pytest.mark.parametrize("limit", [None, 300])
+def test_no_block_is_given_of_a_file_that_has_changed_since_it_was_opened(tmp_path: Path, limit: int | None) -> None:
+    """Not even the first: it would be kept, and used once the file is put back."""
+    path = tmp_path / "rows.csv"
+    path.write_text("n\n" + "1\n" * 600)
+    unit = replace(plan(path).units[0], limit=limit)
+    blocks = read_blocks(unit, 2 * 200, 2**20)
+    assert len(next(blocks).rows) == 200
+    path.write_text("n\n" + "2\n" * 600)
+    with pytest.raises(SourceChanged):
+        next(blocks)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.json", "a.txt", "a.parquet", "a.arrow"])
 def test_every_format_looks_at_the_file_that_it_opens(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.readers import plain_values, table_rows
 from pipeline.readers.plain_values import build_row
+from pipeline.readers.table_columns import decoded_bytes
 from pipeline.readers.table_rows import TableRows, batch_records
 from schemas.rejects import Reason, RejectRow
 
@@ -73,7 +74,7 @@ def built(batch: pa.RecordBatch) -> tuple[TableRows, dict[int, tuple[Reason, str
     for records in batch_records(batch, 100, 2**20):
         found = records.build(0, len(records.sizes))
         assert list(records.positions) == list(range(100 + at, 100 + at + len(records.sizes)))
-        assert set(records.sizes) == {max(batch.nbytes // batch.num_rows, 1)}
+        assert set(records.sizes) == {max(decoded_bytes(batch) // batch.num_rows, 1)}
         assert isinstance(found.rows, TableRows)
         tables += found.rows.batches
         rejects |= {at + index: (reject.reason, reject.detail) for index, reject in found.rejects.items()}

@@ -17,6 +17,7 @@ from pipeline.chat import formatter as chat_formatter
 from pipeline.chat.formatter import ChatFormatter
 from pipeline.chat.layout import DocumentLayout
 from pipeline.chat.probe import TurnEnds, find_turn_ends
+from pipeline.exit_codes import OVER_BUDGET
 from pipeline.verify import verify
 from schemas.channels import NO_LOSS
 from schemas.conversation import Conversation, Message
@@ -118,7 +119,7 @@ def test_a_fault_stops_the_build(
     inject(monkeypatch)
     if stage == "whole":
         monkeypatch.setattr(launch, "check_first_rows", lambda plan: [])
-    assert cli.main(arguments) == cli.OVER_BUDGET
+    assert cli.main(arguments) == OVER_BUDGET
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert (tmp_path / "out").exists() == (stage == "whole")
     errors = capsys.readouterr().err

@@ -45,7 +45,8 @@ class Built:
         return replace(self, plan=replace(self.plan, recipe=recipe))
 
     def publish(self) -> Manifest:
-        return publish(self.infos, len(self.plan.units), self.plan.files, self.plan.recipe, settle_seconds=SETTLE)
+        plan = self.plan
+        return publish(self.infos, len(plan.units), plan.files, plan.recipe, plan.generation, settle_seconds=SETTLE)
 
 
 def make_build(folder: Path, name: str, **changes: Any) -> Built:

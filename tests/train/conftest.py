@@ -14,19 +14,23 @@ import numpy as np
 import pytest
 
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
+from schemas.generations import load_chain
 from schemas.manifest import (
     MANIFEST,
     Channels,
     Holdout,
     Manifest,
+    Parent,
     Rejects,
     ShardFile,
     TokenizerFacts,
     Totals,
     TurnCounts,
     Turns,
+    manifest_name,
 )
 from schemas.shard import Packs, ShardMeta, write_shard
+from schemas.store import Folder
 
 SEQ_LEN, VOCAB_SIZE, PAD_ID = 16, 50, 49
 REPOSITORY = Path(__file__).parents[2]
@@ -164,6 +168,18 @@ def build_dataset(
     return str(folder)
 
 
+def add_generation(folder: Path, packs: Dataset) -> int:
+    """Publish the data set's next generation and give its number."""
+    chain = load_chain(Folder(str(folder)))
+    number, parent = len(chain), manifest_name(len(chain) - 1)
+    shard = build_shard(folder, f"shards/g{number:04}-00000.arrow", packs, False, SEQ_LEN, "b" * 64)
+    digest = hashlib.sha256((folder / parent).read_bytes()).hexdigest()
+    links = {"id": f"{number:064x}", "generation": number, "parent": Parent(name=parent, sha256=digest)}
+    manifest = build_manifest(packs, [shard], SEQ_LEN).model_copy(update=links)
+    (folder / manifest_name(number)).write_bytes(manifest.encode())
+    return number
+
+
 def unequal_packs() -> Dataset:
     """Five packs of which the second and the fourth train nothing, and the others train unequal numbers of tokens."""
     rng = np.random.default_rng(7)
@@ -194,6 +210,11 @@ def build_packs_fixture() -> Callable[..., Packs]:
 @pytest.fixture(name="build_dataset")
 def build_dataset_fixture() -> Callable[..., str]:
     return build_dataset
+
+
+@pytest.fixture(name="add_generation")
+def add_generation_fixture() -> Callable[..., int]:
+    return add_generation
 
 
 @pytest.fixture(name="unequal_packs")

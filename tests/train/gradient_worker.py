@@ -14,10 +14,10 @@ from torch.distributed.tensor import DTensor
 
 from train.attention import choose_kernel
 from train.config import TrainConfig
-from train.loop import make_model
 from train.mixture import PackRef
 from train.parallel import World, dtypes_of, end_process, join_world
 from train.plan import make_feeder, plan_run
+from train.run import make_model
 from train.step import accumulate_gradients, count_step
 
 

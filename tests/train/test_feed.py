@@ -1,6 +1,8 @@
 """What ranks read: every pack once, a step ahead, and errors where they are used."""
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from schemas.errors import DatasetError
 from schemas.policy import PRESETS
-from train.feed import Feeder, feed_steps, read_ahead
+from train.feed import Feeder, end_in_error, feed_steps, read_ahead
 from train.groups import Groups
 from train.mixture import Mixture
 from train.packs import ShardedPacks
@@ -34,7 +36,10 @@ def test_ranks_together_read_each_pack_of_each_step_with_its_policy(
 ) -> None:
     datasets = [ShardedPacks(build_dataset(tmp_path / name, unequal_packs)) for name in ("one", "two")]
     mixture, sizes = Mixture(datasets, None, 3, None), [4, 4, 2]
-    fed = [list(feed_steps(make_feeder(datasets, rank, ranks), mixture, (0, 0), sizes)) for rank in range(ranks)]
+    fed = [
+        list(feed_steps(make_feeder(datasets, rank, ranks), mixture, (0, 0), sizes, [math.inf] * 2))
+        for rank in range(ranks)
+    ]
     seen: list[tuple[int, list[int]]] = []
     for steps in zip(*fed, strict=True):
         assert len({len(step.microbatches) for step in steps}) == 1
@@ -78,3 +83,47 @@ def test_an_error_comes_where_the_item_would() -> None:
     with pytest.raises(DatasetError, match="the second"):
         got.extend(item for item, _ in read_ahead(items()))
     assert list(read_ahead(iter(()))) == []
+    first, last = end_in_error(items())
+    assert (first, str(last)) == (1, "the second cannot be read")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_damaged_shard_ends_the_steps_before_the_first_that_reads_it(
+    rank: int, tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]
+) -> None:
+    datasets = [ShardedPacks(build_dataset(tmp_path / name, unequal_packs)) for name in ("one", "two")]
+    shard = tmp_path / "two" / "shards" / "00003.arrow"
+    shard.write_bytes(b"!" + shard.read_bytes()[1:])
+    mixture, sizes = Mixture(datasets, None, 3, None), [3] * 20
+    taken, expected = (0, 0), 0
+    while True:
+        packs, taken = mixture.take(taken, 3)
+        if any(ref.dataset == 1 and ref.pack >= 3 for ref in packs[rank::2]):
+            break
+        expected += 1
+    *steps, error = end_in_error(feed_steps(make_feeder(datasets, rank, 2), mixture, (0, 0), sizes, [math.inf] * 2))
+    assert isinstance(error, DatasetError)
+    assert len(steps) == expected
+
+
+def test_no_shard_is_made_ready_by_two_threads_at_a_time(
+    tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = [ShardedPacks(build_dataset(tmp_path / name, unequal_packs)) for name in ("one", "two")]
+    running: list[tuple[str, int]] = []
+    ready: set[tuple[str, int]] = set()
+
+    def prepare(dataset: ShardedPacks, index: int) -> None:
+        assert (dataset.path, index) not in running
+        running.append((dataset.path, index))
+        time.sleep(0.01)
+        running.remove((dataset.path, index))
+        ready.add((dataset.path, index))
+
+    monkeypatch.setattr(ShardedPacks, "prepare", prepare)
+    mixture = Mixture(datasets, None, 3, None)
+    steps = feed_steps(make_feeder(datasets, 0, 1), mixture, (0, 0), [2] * 10, [math.inf] * 2)
+    for step in steps:
+        read = {(datasets[ref.dataset].path, datasets[ref.dataset].shard_of(ref.pack)) for ref in step.packs}
+        assert read <= ready
+    assert len(ready) == 4

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from schemas.errors import DatasetError
 from train.mixture import Mixture, PackRef
+from train.stream import Extent, Segment
 
 
 @dataclass(frozen=True)
 class Stand:
-    """What a mixture asks of a data set."""
+    """What a mixture asks of a data set; `packs` of its shards, of which the first generation has the first."""
 
     packs: list[int]
     tokens: int
@@ -30,12 +31,20 @@ class Stand:
         return sum(self.packs)
 
     @property
-    def shards(self) -> list[Any]:
-        return [SimpleNamespace(packs=packs) for packs in self.packs]
-
-    @property
     def manifest(self) -> Any:
-        return SimpleNamespace(id=self.id, seq_len=self.seq_len, tokenizer=SimpleNamespace(sha256=self.tokenizer))
+        tokenizer = SimpleNamespace(sha256=self.tokenizer)
+        return SimpleNamespace(generation=0, seq_len=self.seq_len, tokenizer=tokenizer)
+
+    def extent(self, _generation: int) -> Extent:
+        return Extent(self.id, tuple(self.packs), self.tokens)
+
+
+class Grown(Stand):
+    """Its first shard is generation 0, the next generation 1 and so on."""
+
+    def extent(self, generation: int) -> Extent:
+        packs = tuple(self.packs[: generation + 1])
+        return Extent(f"{self.id}{generation}", packs, sum(packs))
 
 
 SHARDS = st.lists(st.integers(1, 30), min_size=1, max_size=3)
@@ -59,6 +68,25 @@ def test_without_weights_an_epoch_has_every_pack_once(stands: list[Stand], epoch
         packs, taken = mixture.take(taken, len(everything))
         assert set(packs) == everything
         assert taken == tuple((epoch + 1) * len(stand) for stand in stands)
+
+
+@given(stands=STANDS, grown=st.lists(st.integers(1, 30), min_size=3, max_size=3), at=st.integers(1, 3))
+def test_epochs_stay_in_step_where_a_data_set_grows(stands: list[Stand], grown: list[int], at: int) -> None:
+    """Its second and third generation are read from epoch `at` and the one after on. What was chosen before stays."""
+    datasets = [*stands, Grown(grown, sum(grown))]
+    segments: list[list[Segment]] = [[Segment(0, 0)] for _ in datasets]
+    before = Mixture(datasets, None, 5, None, segments)  # type: ignore[arg-type]
+    segments[-1] += [Segment(1, at), Segment(2, at + 1)]
+    mixture = Mixture(datasets, None, 5, None, segments)  # type: ignore[arg-type]
+    assert mixture.fingerprint != before.fingerprint
+    taken = (0,) * len(datasets)
+    for epoch in range(at + 2):
+        size = sum(map(len, stands)) + sum(grown[: max(1, epoch - at + 2)])
+        alike = before.take(taken, size)
+        packs, taken = mixture.take(taken, size)
+        assert len(set(packs)) == size
+        assert taken == tuple(mixture.end_of(dataset, epoch) for dataset in range(len(datasets)))
+        assert epoch >= at or (packs, taken) == alike
 
 
 @given(stands=STANDS, data=st.data(), far=st.sampled_from([0, 2**40]))

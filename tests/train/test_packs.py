@@ -1,5 +1,6 @@
 """Packs by number, and the data sets that are refused."""
 
+import hashlib
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,11 +69,38 @@ def test_an_empty_data_set_is_refused(tmp_path: Path, build_dataset: Build) -> N
         ShardedPacks(build_dataset(tmp_path, []))
 
 
-def test_a_remote_data_set_is_refused_without_its_secrets() -> None:
-    with pytest.raises(DatasetError, match="copy the data set first") as caught:
-        ShardedPacks("s3://key:secret@bucket/data?sig=hidden")
-    assert "secret" not in str(caught.value)
-    assert "hidden" not in str(caught.value)
+def test_memory_is_refused() -> None:
+    with pytest.raises(DatasetError, match="a memory of each process"):
+        ShardedPacks("memory://data")
+
+
+def test_a_damaged_shard_is_found_when_it_is_first_used(
+    tmp_path: Path, build_dataset: Build, unequal_packs: Dataset
+) -> None:
+    """One bit, in a place that any pack reads or that none does; the other shard can be used."""
+    dataset = ShardedPacks(build_dataset(tmp_path, unequal_packs))
+    shard = tmp_path / "shards" / "00000.arrow"
+    whole = shard.read_bytes()
+    for place in (0, len(whole) // 2, len(whole) - 1):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DatasetError, match="is damaged") as caught:
+            dataset[0]
+        assert str(shard) in str(caught.value)
+        for content in (whole, shard.read_bytes()):
+            assert hashlib.sha256(content).hexdigest() in str(caught.value)
+    assert len(dataset[4].doc_lengths)
+    shard.write_bytes(whole)
+    assert len(dataset[0].doc_lengths)
+
+
+def test_equal_shards_are_checked_each(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:
+    dataset = ShardedPacks(build_dataset(tmp_path, [unequal_packs[0]] * 2, packs_per_shard=1))
+    assert dataset.shards[0].sha256 == dataset.shards[1].sha256
+    shard = tmp_path / dataset.shards[1].name
+    shard.write_bytes(b"!" + shard.read_bytes()[1:])
+    assert len(dataset[0].doc_lengths)
+    with pytest.raises(DatasetError, match="is damaged"):
+        dataset[1]
 
 
 def test_the_holdout_is_read_apart(tmp_path: Path, build_dataset: Build, unequal_packs: Dataset) -> None:

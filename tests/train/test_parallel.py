@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from train.architecture import PRESETS
 from train.attention import isolate
 from train.config import TrainConfig
-from train.loop import make_model
 from train.loss import Trained
 from train.model import Decoder
 from train.optim import make_optimizer, update
 from train.parallel import World, join_world
+from train.run import make_model
 
 SEQ_LEN, VOCAB_SIZE = 32, 50
 PRODUCTS = ("aten::mm", "aten::addmm")

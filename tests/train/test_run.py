@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DatasetError
 from schemas.settings import load_settings
 from train.config import TrainConfig
 from train.loop import train
@@ -138,6 +138,40 @@ def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
     assert f"packline inspect {tmp_path / 'data'} --pack 4`" in done.stderr
     assert (tmp_path / "run" / "checkpoints" / "step-00000000" / "run.json").exists()
     assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_damaged_shard_stops_all_ranks_before_it_is_trained_on(
+    write_config: WriteConfig, tmp_path: Path, launch: Launch
+) -> None:
+    """One pack a step: one of two ranks never reads any. What was done is saved, and goes on with the shard mended."""
+    config, output = write_config("run"), tmp_path / "run"
+    shard = tmp_path / "data" / "shards" / "00003.arrow"
+    content = shard.read_bytes()
+    train(load_settings(TrainConfig, config, ["packs_per_step=1", f"output={tmp_path / 'whole'}"]))
+    whole = read_metrics(tmp_path / "whole")
+    shard.write_bytes(content[:1000] + b"!" + content[1001:])
+    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", config, "--set", "packs_per_step=1")
+    assert done.returncode == 1
+    assert "exitcode  : 2" in done.stderr
+    assert f"{shard}: shard is damaged" in done.stderr
+    assert "another rank cannot read its packs" in done.stderr
+    assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
+    assert 0 < len(read_metrics(output)) < len(whole)
+    shard.write_bytes(content)
+    train(load_settings(TrainConfig, config, ["packs_per_step=1"]), "resume")
+    assert [line["loss"] for line in read_metrics(output)] == pytest.approx([line["loss"] for line in whole], rel=1e-4)
+
+
+def test_a_damaged_validation_shard_stops_the_run(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config("run")
+    shutil.copytree(tmp_path / "data", tmp_path / "other")
+    shard = tmp_path / "other" / "shards" / "00000.arrow"
+    shard.write_bytes(b"!" + shard.read_bytes()[1:])
+    overrides = [f"validation={{every: 1, datasets: [{{path: {tmp_path / 'other'}}}]}}"]
+    with pytest.raises(DatasetError, match="is damaged"):
+        train(load_settings(TrainConfig, path, overrides))
+    torch.distributed.destroy_process_group()
 
 
 def replace_ids(doc: Any, token: int) -> Any:

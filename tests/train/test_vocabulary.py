@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigError
+from schemas.store import Folder
 from train.vocabulary import check_same_vocabulary
 
 BPE: dict[str, Any] = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2}}, "added_tokens": []}
@@ -29,7 +30,7 @@ def check(folders: tuple[Path, Path], model: dict[str, Any] | None, dataset: dic
     for folder, content in ((folders[0], model), (folders[1] / "tokenizer", dataset)):
         if content is not None:
             (folder / "tokenizer.json").write_text(json.dumps(content))
-    check_same_vocabulary(folders[0], str(folders[1]))
+    check_same_vocabulary(folders[0], Folder(str(folders[1])))
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, UNIGRAM], ids=["bpe", "unigram"])

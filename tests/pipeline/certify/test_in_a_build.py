@@ -8,7 +8,9 @@ import pyarrow as pa
 import pytest
 from building import small_rows, write_config, write_jsonl
 from families import write_family_folder
+from without_beam import run_without_beam
 
+from pipeline import launch
 from pipeline.certify import steps
 from pipeline.certify.dataset import certify_dataset
 from pipeline.certify.raw_rows import Request, request_of
@@ -16,7 +18,8 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.launch import build
 from pipeline.verify import verify
-from schemas.errors import ConfigError, DatasetError
+from pipeline.watch.loop import watch
+from schemas.errors import DatasetError
 from schemas.manifest import Manifest, decode_manifest
 
 ODD: dict[str, Any] = {
@@ -111,6 +114,30 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "another recipe (seq_len was 512, is 256)" in capsys.readouterr().err
 
 
+def test_the_command_on_generations(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that no generation has taken yet do not matter."""
+    monkeypatch.setattr(launch, "run_beam", run_without_beam)
+    for number, name in enumerate(("data/b", "data/a", "data/c")):
+        write_jsonl(folder / f"{name}.jsonl", small_rows(20, seed=number))
+        if number < 2:
+            sources = [{"path": "data/*.jsonl", "transform": {"type": "openai"}}]
+            write_config(folder, sources=sources, tokenizer={"path": "model"}, watch={"interval": 0.01})
+            watch(load_config(folder / "config.yaml"), once=True, workers=1)
+    for generation, rows in (("0", 20), ("latest", 40)):
+        assert main(["certify", "out", "config.yaml", "--generation", generation]) == 0
+        counts = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        assert int(counts["rows"]) == int(counts["compared"]) == rows
+        assert counts["other ids in the shards"] == "0"
+    assert main(["plan", "config.yaml"]) == 0
+    assert "holds generation 1; 1 of these files are new" in " ".join(capsys.readouterr().out.split())
+    assert main(["inspect", "out", "--pack", "0", "--generation", "0"]) == 0
+    with pytest.raises(SystemExit):
+        main(["verify", "out", "--generation", "-1"])
+    assert "neither a number from 0 up nor `latest`" in capsys.readouterr().err
+
+
 def test_the_command_finds_differences(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(folder / "rows.jsonl", [*small_rows(20), ODD, *small_rows(20)])
     built("allow_differences=true")
@@ -132,7 +159,7 @@ def test_the_command_finds_differences(folder: Path, capsys: pytest.CaptureFixtu
     assert (report.certificate.differences, report.other_ids, len(report.other_places)) == (1, 1, 1)
     assert not report.is_clean
     write_jsonl(folder / "rows.jsonl", small_rows(3))
-    with pytest.raises(ConfigError, match="other sources"):
+    with pytest.raises(DatasetError, match=r"rows\.jsonl changed"):
         certify_dataset("out", load_config(folder / "config.yaml"), None)
 
 

@@ -1,0 +1,183 @@
+"""Data sets on a store: the same packs, few requests, and nothing damaged that is used, wherever the damage is."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec import AbstractFileSystem
+
+from schemas.errors import ConfigError, DatasetError
+from schemas.store import Folder
+from train import cache
+from train.cache import ShardCache
+from train.packs import ShardedPacks
+
+
+class Shelf(AbstractFileSystem):
+    """A store that serves a folder of the disk, and writes down what it is asked for."""
+
+    protocol = "shelf"
+    cachable = False
+    requests: ClassVar[list[tuple[str, str]]] = []
+    answer: ClassVar[Callable[[str, bytes], bytes]]
+
+    def _local(self, path: str) -> Path:
+        return Path("/") / path.removeprefix("shelf://").lstrip("/")
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        name = self._local(path).name
+        self.requests.append(("read" if start is None else "range", name))
+        return type(self).answer(name, self._local(path).read_bytes()[start:end])
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        self.requests.append(("size", self._local(path).name))
+        return {"name": path, "size": self._local(path).stat().st_size, "type": "file"}
+
+
+def unchanged(_name: str, data: bytes) -> bytes:
+    return data
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> type[Shelf]:
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
+    monkeypatch.setattr(cache, "CHUNK_BYTES", 1000)
+    Shelf.requests.clear()
+    Shelf.answer = unchanged
+    return Shelf
+
+
+@pytest.fixture
+def path(tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]) -> str:
+    return build_dataset(tmp_path / "data", unequal_packs)
+
+
+@pytest.fixture
+def open_remote(path: str, tmp_path: Path) -> Callable[[], ShardedPacks]:
+    """As a process that knows nothing yet would."""
+    return lambda: ShardedPacks(f"shelf://{path}", cache=tmp_path / "cache")
+
+
+Open = Callable[[], ShardedPacks]
+
+
+def assert_alike(remote: ShardedPacks, path: str) -> None:
+    local = ShardedPacks(path)
+    assert len(remote) == len(local) == 5
+    for number in range(5):
+        assert np.array_equal(remote[number].input_ids, local[number].input_ids)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_packs_are_those_of_the_folder_and_a_shard_is_fetched_once(
+    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path
+) -> None:
+    remote = open_remote()
+    assert shelf.requests == [("read", "manifest.json"), ("read", "manifest-0001.json")]
+    assert_alike(remote, path)
+    pieces = [-(-shard.bytes // 1000) for shard in remote.shards]
+    assert min(pieces) > 1
+    assert shelf.requests[2:] == [("range", "00000.arrow")] * pieces[0] + [("range", "00003.arrow")] * pieces[1]
+    assert files_in(tmp_path / "cache") == sorted(shard.sha256 for shard in remote.shards)
+    shelf.requests.clear()
+    assert_alike(open_remote(), path)
+    assert len(shelf.requests) == 2
+
+
+def test_a_shard_that_many_want_is_fetched_by_one(shelf: type[Shelf], path: str, tmp_path: Path) -> None:
+    def slow(_name: str, data: bytes) -> bytes:
+        time.sleep(0.01)
+        return data
+
+    shelf.answer = slow
+    shard = ShardedPacks(path).shards[0]
+    start = threading.Barrier(8)
+
+    def fetch(_: int) -> str:
+        start.wait()
+        return ShardCache(tmp_path / "cache").fetch(Folder(f"shelf://{path}"), shard)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(fetch, range(8))) == {str(tmp_path / "cache" / shard.sha256)}
+    assert len(shelf.requests) == -(-shard.bytes // 1000)
+    assert files_in(tmp_path / "cache") == [shard.sha256]
+
+
+def test_what_a_killed_process_left_is_fetched_over(
+    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path
+) -> None:
+    remote = open_remote()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"{remote.shards[0].sha256}.part").write_bytes(b"the half")
+    assert_alike(remote, path)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_shard_that_comes_wrong_is_fetched_twice_and_no_more(
+    times: int, shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path
+) -> None:
+    left = iter(range(times))
+
+    def answer(name: str, data: bytes) -> bytes:
+        return bytes([data[0] ^ 1]) + data[1:] if name == "00000.arrow" and next(left, None) is not None else data
+
+    shelf.answer = answer
+    remote = open_remote()
+    if times == 1:
+        assert_alike(remote, path)
+        return
+    left = iter(range(1000))
+    with pytest.raises(DatasetError, match=f"00000.arrow: shard is damaged.*says {remote.shards[0].sha256}"):
+        remote[0]
+    assert files_in(tmp_path / "cache") == []
+    assert len(shelf.requests) == 2 + 2 * -(-remote.shards[0].bytes // 1000)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"!" + data[1:], lambda data: data[:-1], lambda data: b""])
+def test_a_damaged_file_of_the_cache_is_fetched_again(
+    damage: Callable[[bytes], bytes], shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path
+) -> None:
+    assert_alike(open_remote(), path)
+    remote = open_remote()
+    kept = tmp_path / "cache" / remote.shards[0].sha256
+    kept.write_bytes(damage(kept.read_bytes()))
+    shelf.requests.clear()
+    assert_alike(remote, path)
+    assert {name for _, name in shelf.requests} == {"00000.arrow"}
+
+
+def test_a_missing_shard_and_a_cache_that_cannot_be_written_are_told(
+    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    with pytest.raises(DatasetError, match=r"the cache cannot be written.*`cache\.folder`"):
+        open_remote()[0]
+    (tmp_path / "cache").unlink()
+    (tmp_path / "data" / "shards" / "00003.arrow").unlink()
+    remote = open_remote()
+    assert len(remote[0].doc_lengths)
+    with pytest.raises(DatasetError, match=r"shards/00003\.arrow: shard is missing"):
+        remote[4]
+
+
+def test_the_folder_is_that_of_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PACKLINE_CACHE", str(tmp_path))
+    assert cache.default_folder() == tmp_path
+    monkeypatch.delenv("PACKLINE_CACHE")
+    assert cache.default_folder() == Path.home() / ".cache/packline/shards"
+
+
+def test_urls_with_secrets_are_refused_without_them() -> None:
+    with pytest.raises(ConfigError, match="a user, password or query") as caught:
+        ShardedPacks("s3://key:secret@bucket/data?sig=hidden")
+    assert "secret@" not in str(caught.value)
+    assert "hidden" not in str(caught.value)

@@ -1,0 +1,76 @@
+"""The generations that data sets are at: what one rank finds, all read.
+
+The newest is looked up when a run starts, and for a data set that follows its generations again before the first step
+that takes packs of its next epoch. So the stream of packs is known up to the end of an epoch, and no further.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from schemas.errors import ConfigError
+from schemas.manifest import manifest_name
+from train.packs import ShardedPacks
+from train.parallel import World
+from train.plan import Mode, Plan, mix_datasets, plan_run
+from train.stream import Segment
+
+
+def agree(plan: Plan, mode: Mode, world: World) -> Plan:
+    """The plan that all ranks have. Where a generation appeared while they looked for the newest, all take the older.
+
+    Raises ConfigError where ranks would go on from different checkpoints, or some from none.
+    """
+    own = [plan.state.step if plan.checkpoint else -1, *plan.generations]
+    told = world.sum([value * (rank == world.rank) for rank in range(world.ranks) for value in own])
+    ranks = [tuple(map(int, told[start : start + len(own)])) for start in range(0, len(told), len(own))]
+    steps = {step for step, *_ in ranks}
+    if len(steps) > 1:
+        raise ConfigError(
+            f"ranks would go on after different steps ({min(steps)} to {max(steps)}, -1 is none): they see "
+            f"different folders at {plan.config.output}; output must be a file system that all nodes share"
+        )
+    _, *newest = map(min, zip(*ranks, strict=True))
+    return plan if len(set(ranks)) == 1 else plan_run(plan.config, mode, newest)
+
+
+def known_epochs(plan: Plan) -> tuple[int, ...]:
+    """Of each data set the last epoch of which the generation is known: that of the last pack that it gave."""
+    return tuple(plan.mixture.epoch_of(dataset, max(0, taken - 1)) for dataset, taken in enumerate(plan.state.taken))
+
+
+def find_limits(plan: Plan, epochs: Sequence[int]) -> list[float]:
+    """What each data set can give before more is known than the generations of these epochs."""
+    return [
+        plan.mixture.end_of(dataset, epoch) if entry.generation == "follow" else math.inf
+        for dataset, (entry, epoch) in enumerate(zip(plan.config.datasets, epochs, strict=True))
+    ]
+
+
+def look_up(
+    plan: Plan, epochs: tuple[int, ...], taken: tuple[int, ...], size: int, world: World
+) -> tuple[Plan, tuple[int, ...]]:
+    """The plan and the epochs known after the next one of each data set that a step of `size` packs needs it of.
+
+    Every rank must call it. Raises DatasetError for a generation that cannot be read.
+    """
+    _, after = plan.mixture.take(taken, size)
+    limits = find_limits(plan, epochs)
+    needed = [dataset for dataset, limit in enumerate(limits) if after[dataset] > limit]
+    found = world.sum([find_newest(plan.datasets[dataset]) if world.rank == 0 else 0 for dataset in needed])
+    epochs = tuple(epoch + (dataset in needed) for dataset, epoch in enumerate(epochs))
+    datasets, segments = list(plan.datasets), list(plan.mixture.segments)
+    for dataset, generation in zip(needed, map(int, found), strict=True):
+        if generation > segments[dataset][-1].generation:
+            datasets[dataset] = datasets[dataset].at(generation)
+            segments[dataset] += (Segment(generation, epochs[dataset]),)
+    if datasets == plan.datasets:
+        return plan, epochs
+    return replace(plan, datasets=datasets, mixture=mix_datasets(plan.config, datasets, segments)), epochs
+
+
+def find_newest(dataset: ShardedPacks) -> int:
+    generation = dataset.manifest.generation
+    while dataset.folder.size(manifest_name(generation + 1)) is not None:
+        generation += 1
+    return generation
