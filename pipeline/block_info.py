@@ -101,9 +101,12 @@ class StateStore:
     def begin(self, key: BlockKey, begun: datetime) -> None:
         self.output.write(posixpath.join(self.folder, f"{key.name}.begun"), begun.isoformat().encode())
 
-    def begun(self, key: BlockKey) -> datetime:
-        """When the block was begun, by the latest attempt."""
-        return datetime.fromisoformat(self.output.read(posixpath.join(self.folder, f"{key.name}.begun")).decode())
+    def begun(self, key: BlockKey) -> datetime | None:
+        """When the block was begun, by the latest attempt; None where its mark is gone or damaged."""
+        try:
+            return _parse_time(self.output.read(posixpath.join(self.folder, f"{key.name}.begun")))
+        except FileNotFoundError:
+            return None
 
     def finish(self, state: BlockState) -> None:
         """Raises DatasetError where an earlier attempt at this block came out differently. Its certificate may have:
@@ -135,12 +138,22 @@ class StateStore:
     def mark_published(self, at: datetime) -> None:
         self.output.write(posixpath.join(self.folder, _PUBLISHED), at.isoformat().encode())
 
-    def published(self) -> datetime:
-        """When the manifest was written, or seen to be there. Raises FileNotFoundError where no run came to that."""
-        return datetime.fromisoformat(self.output.read(posixpath.join(self.folder, _PUBLISHED)).decode())
+    def published(self) -> datetime | None:
+        """When the manifest was written, or seen to be there; None where the mark of it is damaged. Raises
+        FileNotFoundError where no run came to that."""
+        return _parse_time(self.output.read(posixpath.join(self.folder, _PUBLISHED)))
 
     def names(self) -> list[str]:
         return [posixpath.basename(name) for name in self.output.names(self.folder)]
+
+
+def _parse_time(data: bytes) -> datetime | None:
+    """None for what is no time and zone; a time that was cut short may have lost the zone alone."""
+    try:
+        found = datetime.fromisoformat(data.decode())
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def _is_whole(output: Folder, file: ShardFile | RejectFile, by_hash: bool) -> bool:

@@ -175,13 +175,14 @@ def _write(block: PackedBlock, plan: BuildPlan) -> BlockInfo:
     meta = ShardMeta(recipe.config.seq_len, recipe.id, recipe.pad_id, recipe.tokenizer_sha256)
     unit = plan.units[block.key.unit]
     info = write_block(block, meta, unit_sha256(unit), plan.output, plan.generation.tag)
+    finished = datetime.now(UTC)
     plan.state.finish(
         BlockState(
             info=info,
             process=f"{platform.node()}:{os.getpid()}",
             peak_memory=peak_memory(),
-            begun=plan.state.begun(block.key),
-            finished=datetime.now(UTC),
+            begun=plan.state.begun(block.key) or finished,
+            finished=finished,
         )
     )
     refuse_engine_difference(info, plan.files, recipe)  # now and not at the end: the whole run is for nothing

@@ -45,7 +45,7 @@ from schemas.rejects import Reason
 from schemas.shard import PACKS_PER_BATCH, Packs, ShardMeta, shard_schema, write_shard
 from train.architecture import PRESETS as MODEL_PRESETS
 from train.architecture import Architecture, LinearScaling, Llama3Scaling
-from train.config import CheckpointConfig, DatasetConfig, ModelFolder, TrainConfig, ValidationConfig
+from train.config import CacheConfig, CheckpointConfig, DatasetConfig, ModelFolder, TrainConfig, ValidationConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 FORMAT = (DOCS / "format.md").read_text("utf-8")
@@ -443,6 +443,7 @@ CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "Terms": Term,
     "Training config": TrainConfig,
     "Data sets": DatasetConfig,
+    "Cache": CacheConfig,
     "Validation": ValidationConfig,
     "Checkpoints": CheckpointConfig,
     "Model folder": ModelFolder,
@@ -468,7 +469,7 @@ def _shown_default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, LossPolicy):
         return next(f'`"{name}"`' for name, policy in PRESETS.items() if policy == field.default)
-    if field.default in (CheckpointConfig(), Watch()):
+    if field.default in (CacheConfig(), CheckpointConfig(), Watch()):
         return "`{}`"
     default = field.default.mode if isinstance(field.default, ControlTokens) else field.default
     return f"`{json.dumps(default)}`"

@@ -21,6 +21,7 @@ def every_kind() -> tuple[Schedule, ...]:
         Fault("store: cuts what is read", "truncate", "read", "source", 3, 1, "half"),
         Fault("store: stalls", "stall", "write", "state", 2),
     )
+    mark = Fault("store: cuts what is written", "truncate", "write", "mark", 2)
     return (
         Schedule(0, "s3", twice=True, faults=passing),
         Schedule(1, "wrapper", faults=(Fault("store: 503 for ever", "refuse", "write", "reject", 1, FOR_EVER),)),
@@ -28,7 +29,7 @@ def every_kind() -> tuple[Schedule, ...]:
         Schedule(3, "disk", workers=2, faults=(_kill("kill a worker"),)),
         Schedule(4, "wrapper", workers=2, faults=(_kill("kill the process that forks workers", victim="parent"),)),
         Schedule(5, "disk", workers=2, faults=(_kill("kill the launching process", victim="launcher"),)),
-        Schedule(6, "disk", second="late", faults=(Fault("zombie", "stop", "write", "manifest"),), damage="shard"),
+        Schedule(6, "disk", second="late", faults=(mark, Fault("zombie", "stop", "write", "manifest")), damage="shard"),
         Schedule(7, "wrapper", second="at once", damage="missing"),
         Schedule(8, "disk", second="another recipe", faults=(Fault("another recipe", "stop", "write", "state", 2),)),
         Schedule(9, "wrapper", faults=(Fault("store: cuts what is written", "truncate", "write", "shard", 2),)),

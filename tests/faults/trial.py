@@ -95,6 +95,10 @@ class Trial:
         """Whether the store corrupts what it has taken, and tells nobody."""
         return any(fault.act == "flip" for fault in self.schedule.faults)
 
+    @property
+    def _was_killed(self) -> bool:
+        return any(kind.startswith("kill ") for kind in self.verdict.struck)
+
     def _build(self, reader: Reader) -> list[Command]:
         schedule = self.schedule
         self.world.begin(schedule.faults, self.log)
@@ -145,7 +149,7 @@ class Trial:
             self.verdict.problems.append("a build says that it published, and its manifest is not there")
         if ended.code is None:
             self.verdict.problems.append(f"a build hung for {WATCHDOG_SECONDS} s: {ended.text[-300:]}")
-        elif ended.code == -signal.SIGKILL or ended.code == 0:
+        elif ended.code == 0 or (ended.code == -signal.SIGKILL and self._was_killed):
             return
         elif ended.code not in (1, 2):
             self.verdict.problems.append(f"exit code {ended.code}: {ended.text[-300:]}")
