@@ -152,7 +152,7 @@ class Folder:
         return True
 
     def _holds(self, name: str, data: bytes | memoryview) -> bool:
-        return self.size(name) == len(data) and self.read(name) == data
+        return self.size(name) == len(data) and self.read(name) == bytes(data)
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -31,7 +31,7 @@ from fabricated import make_info, make_state
 from store_requests import request_table
 from tables import markdown_table, replace_marked
 
-from pipeline.block_info import BlockInfo, unit_sha256
+from pipeline.block_info import BlockInfo, encode_state, unit_sha256
 from pipeline.blocks import BlockKey, SourceFile, Stretch, Unit
 from pipeline.build_plan import BuildPlan, plan_build
 from pipeline.clean import find_orphans, remove_orphans
@@ -87,7 +87,7 @@ def write_files(plan: BuildPlan) -> None:
         for file in info.files:
             with open(root / file.name, "wb") as empty:
                 empty.truncate(file.bytes)
-        (root / plan.state.folder / f"{info.key.name}.json").write_text(make_state(info).model_dump_json())
+        (root / plan.state.folder / f"{info.key.name}.json").write_bytes(encode_state(make_state(info)))
         (root / plan.state.folder / f"{info.key.name}.begun").touch()
 
 

@@ -39,6 +39,7 @@ Arrays = st.SearchStrategy[npt.NDArray[Any]]
 
 SHA = st.just("0123456789abcdef" * 4)
 COUNTS = st.integers(0, 2**63 - 1)
+IDS = st.lists(st.integers(0, 2**31 - 1), max_size=2)
 SOURCES = st.integers(0, 2**31 - 1)
 TEXTS = st.text(max_size=6)
 JSON = st.recursive(
@@ -50,7 +51,7 @@ OBJECTS = st.dictionaries(TEXTS, JSON, max_size=3)
 KEYS = st.builds(BlockKey, COUNTS, COUNTS, st.booleans())
 REJECTS = st.lists(st.builds(Reject, SOURCES, COUNTS, st.sampled_from(Reason), TEXTS), max_size=3)
 ROWS = st.dictionaries(SOURCES, COUNTS, max_size=3)
-TOKEN_IDS = st.lists(COUNTS, max_size=2).map(tuple)
+TOKEN_IDS = IDS.map(tuple)
 AUDITS = st.builds(
     TurnAudit,
     counts=st.dictionaries(SOURCES.map(str), st.builds(TurnCounts, **dict.fromkeys(TurnCounts.model_fields, COUNTS))),
@@ -100,9 +101,7 @@ def filled(draw: st.DrawFn, make: Callable[..., Entry], name: str, values: st.Se
     return make(draw(KEYS), rejects=draw(REJECTS), bytes=draw(COUNTS), **lists)
 
 
-DIFFERENCES = st.builds(
-    Difference, source=COUNTS, position=COUNTS, index=COUNTS, expected=st.lists(COUNTS), found=st.lists(COUNTS)
-)
+DIFFERENCES = st.builds(Difference, source=COUNTS, position=COUNTS, index=COUNTS, expected=IDS, found=IDS)
 CERTIFICATES = st.none() | st.builds(
     Certificate,
     oracle=st.just("transformers"),
@@ -116,8 +115,8 @@ ENGINE_DIFFERENCES = st.none() | st.builds(
     source=COUNTS,
     position=COUNTS,
     text=TEXTS,
-    expected_ids=st.lists(COUNTS).map(tuple),
-    found_ids=st.lists(COUNTS).map(tuple),
+    expected_ids=TOKEN_IDS,
+    found_ids=TOKEN_IDS,
 )
 SAMPLES = st.lists(st.builds(Sample, COUNTS, COUNTS, st.none() | OBJECTS), max_size=3)
 

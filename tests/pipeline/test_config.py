@@ -80,7 +80,7 @@ def test_what_is_no_size_is_refused(text: Any) -> None:
         config(block_bytes=text)
 
 
-@given(st.integers(1, 2**40), st.sampled_from(["", "B", "KiB", "MiB", "GiB"]))
+@given(st.integers(1, 2**32), st.sampled_from(["", "B", "KiB", "MiB", "GiB"]))
 def test_a_size_in_binary_units_is_exact(number: int, unit: str) -> None:
     scale = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
     assert config(block_bytes=f"{number}{unit}").block_bytes == number * scale

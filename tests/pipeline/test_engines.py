@@ -157,7 +157,8 @@ def test_a_build_whose_engine_is_wrong_ends_with_the_reference(folder: Path, mon
     assert "Building again with engine: reference" in told
     assert result.manifest.tokenizer.engine == "tiktoken"
     assert set(result.manifest.tokenizer.libraries) == {"tiktoken"}
-    assert {path.name.rpartition("-")[2] for path in folder.glob("out/state/*")} == {"liar", "tiktoken"}
+    states = (path for path in folder.glob("out/state/*") if path.is_dir())
+    assert {path.name.rpartition("-")[2] for path in states} == {"liar", "tiktoken"}
     use(monkeypatch)
     built("output=reference")
     assert data_files(folder / "out") == data_files(folder / "reference")
