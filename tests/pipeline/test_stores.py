@@ -138,7 +138,7 @@ def test_memory_is_for_one_process(tmp_path: Path) -> None:
     config = load_config(
         write_config(tmp_path, sources=sources, output=f"memory://{tmp_path.name}/out", certify="none")
     )
-    for options in ({"workers": 2}, {"workers": 1, "runner": "PrismRunner"}):
+    for options in ({"workers": 2}, {"runner": "PrismRunner"}):
         with pytest.raises(ConfigError, match="memory:// is seen by one process alone"):
             build(config, **options)
     assert build(config, workers=1).built

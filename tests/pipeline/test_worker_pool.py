@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import psutil
 import pytest
@@ -47,15 +48,24 @@ def children(process: int) -> list[psutil.Process]:
     return psutil.Process(process).children(recursive=True)
 
 
+@dataclass
+class Started:
+    pool: WorkerPool
+    process: psutil.Process  # that forks
+    workers: list[psutil.Process]
+
+
 @pytest.fixture
-def pool() -> Iterator[WorkerPool]:
-    with started_pool("FnApiRunner", 2, debug=False) as started:
-        assert started is not None
-        started.prepare(CONFIG)
-        started.fork(NOWHERE)
-        started.fork(NOWHERE)
-        wait_for(lambda: len(children(os.getpid())) == 3)
-        yield started
+def started() -> Iterator[Started]:
+    before = children(os.getpid())  # such as servers that other tests of this process have started
+    with started_pool("FnApiRunner", 2, debug=False) as pool:
+        assert pool is not None
+        pool.prepare(CONFIG)
+        pool.fork(NOWHERE)
+        pool.fork(NOWHERE)
+        wait_for(lambda: len(children(os.getpid())) == len(before) + 3)
+        process, *workers = (child for child in children(os.getpid()) if child not in before)
+        yield Started(pool, process, workers)
 
 
 def test_a_pool_is_for_workers_of_the_embedded_runner() -> None:
@@ -69,22 +79,20 @@ def test_a_pool_is_for_workers_of_the_embedded_runner() -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_ends_the_others(pool: WorkerPool) -> None:
-    assert not pool.has_failed
-    process, *workers = children(os.getpid())
-    assert {worker.ppid() for worker in workers} == {process.pid}
-    workers[0].send_signal(signal.SIGKILL)
-    wait_for(lambda: pool.has_failed)
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+def test_a_worker_that_is_killed_ends_the_others(started: Started) -> None:
+    assert not started.pool.has_failed
+    assert {worker.ppid() for worker in started.workers} == {started.process.pid}
+    started.workers[0].send_signal(signal.SIGKILL)
+    wait_for(lambda: started.pool.has_failed)
+    assert not psutil.wait_procs(started.workers, timeout=10)[1]
 
 
 @pytest.mark.slow
-def test_workers_end_with_the_process_that_forked_them(pool: WorkerPool) -> None:
-    process, *workers = children(os.getpid())
-    process.kill()
-    wait_for(lambda: pool.has_failed)
-    assert not psutil.wait_procs(workers, timeout=10)[1]
-    pool.fork(NOWHERE)  # to be told by `has_failed`, not by an exception in Beam's thread
+def test_workers_end_with_the_process_that_forked_them(started: Started) -> None:
+    started.process.kill()
+    wait_for(lambda: started.pool.has_failed)
+    assert not psutil.wait_procs(started.workers, timeout=10)[1]
+    started.pool.fork(NOWHERE)  # to be told by `has_failed`, not by an exception in Beam's thread
 
 
 @pytest.mark.slow
