@@ -1,10 +1,12 @@
 """Sources and output on an S3 server, which the commands reach through a proxy that fails."""
 
 import contextlib
+import ctypes
 import http.client
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -113,7 +115,10 @@ def started_s3_world(profiles: Path) -> Iterator[S3World]:
     server = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server_port)]
     commands = [server, [sys.executable, str(proxy), str(proxy_port), str(server_port)]]
     processes = [
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands
+        subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_end_with_this_process
+        )
+        for command in commands
     ]
     try:
         _wait_for(server_port)
@@ -125,6 +130,11 @@ def started_s3_world(profiles: Path) -> Iterator[S3World]:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def _end_with_this_process() -> None:
+    """Linux: the process that is being started is killed when the one that starts it is gone, however it went."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:
