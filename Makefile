@@ -37,7 +37,7 @@ sums: setup  ## teach a small model sums, and ask the exported one those that it
 
 test: setup  ## all tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m slow
 
 check: setup  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 the damaged files are read in one of their own."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,9 @@ from schemas.errors import DatasetError
 @pytest.mark.slow
 def test_flipped_bytes_crash_no_reader(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "support" / "flip_bytes.py"
-    ran = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), "250"], capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, str(script), str(tmp_path), "250"]
+    found = {**os.environ, "PYTHONPATH": str(script.parent)}  # a build in this process may have set PYTHONSAFEPATH
+    ran = subprocess.run(command, env=found, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
     seen = dict(line.split(": ") for line in ran.stdout.splitlines())
     assert set(seen) == {f"{name} {result}" for name in FILES for result in ("read", "refused")}

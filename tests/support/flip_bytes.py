@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hostile_files import read_source
 
 from pipeline.config import OpenAI
 from pipeline.convert import convert_rows, make_converter
@@ -70,8 +71,6 @@ def damaged(data: bytes, copies: int) -> Iterator[bytes]:
 
 
 def read_table(path: Path) -> None:
-    from hostile_files import read_source
-
     converter = make_converter(OpenAI(type="openai"), loss_weights=False)
     for block in read_source(path, block_bytes=1500, max_line_bytes=2**20):
         made = convert_rows(block, [converter], [0])
