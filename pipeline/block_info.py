@@ -139,9 +139,12 @@ class StateStore:
         self.output.write(posixpath.join(self.folder, _PUBLISHED), at.isoformat().encode())
 
     def published(self) -> datetime | None:
-        """When the manifest was written, or seen to be there; None where the mark of it is damaged. Raises
-        FileNotFoundError where no run came to that."""
-        return _parse_time(self.output.read(posixpath.join(self.folder, _PUBLISHED)))
+        """When the manifest was written, or seen to be there, by the latest run that came to that. None where none did,
+        or where the mark of it is damaged."""
+        try:
+            return _parse_time(self.output.read(posixpath.join(self.folder, _PUBLISHED)))
+        except FileNotFoundError:
+            return None
 
     def names(self) -> list[str]:
         return [posixpath.basename(name) for name in self.output.names(self.folder)]

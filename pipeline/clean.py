@@ -4,7 +4,6 @@ Looked at are shards/, holdout/, rejects/ and state/. A file stays if a manifest
 whose state is young has it. Runs under way, and runs that begin while files are removed, lose nothing.
 """
 
-import contextlib
 import posixpath
 import re
 import secrets
@@ -46,11 +45,12 @@ class Orphans:
 @dataclass(frozen=True)
 class Cleaning:
     """What a folder holds that may go. `kept` counts the files that stay, by the reason. `mark` is that of the latest
-    run when the folder was listed, `generations` how many manifests there were."""
+    run when the folder was listed, `generations` how many manifests there were; what is younger than `oldest` stays."""
 
     orphans: Sequence[Orphans]
     uploads: Sequence[Upload]
     kept: Mapping[str, int]
+    oldest: datetime
     mark: bytes | None
     generations: int
 
@@ -78,12 +78,13 @@ def find_orphans(output: Folder, age: timedelta, now: datetime) -> Cleaning:
             *_group_files([*(file for file in aged if file.name not in used), *probes]),
             *_group_states({build: files for build, files in builds.items() if build not in young}, published),
         ],
-        uploads=[upload for upload in unfinished_uploads(output) if upload.initiated < oldest],
+        uploads=[upload for upload in unfinished_uploads(output, (*DATA_FOLDERS, STATE)) if upload.initiated < oldest],
         kept={
             "that a manifest names": len(data) - len(unnamed),
             "that are younger": len(unnamed) - len(aged),
             "of builds whose state is younger": len(used) + sum(map(len, young.values())),
         },
+        oldest=oldest,
         mark=mark,
         generations=len(chain),
     )
@@ -96,13 +97,15 @@ def remove_orphans(output: Folder, cleaning: Cleaning) -> None:
     with ThreadPoolExecutor(REQUESTS) as pool:
         for start in range(0, len(files), BATCH):
             _refuse_new_run(output, cleaning, start)
-            list(pool.map(lambda file: _remove(output, file.name), files[start : start + BATCH]))
+            list(pool.map(lambda file: _remove(output, file, cleaning.oldest), files[start : start + BATCH]))
         list(pool.map(lambda upload: abort_upload(output, upload), cleaning.uploads))
 
 
-def _remove(output: Folder, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # another may have removed it
-        output.remove(name)
+def _remove(output: Folder, file: StoredFile, oldest: datetime) -> None:
+    """Unless it is gone, or a build under way has written it again meanwhile."""
+    modified = output.modified(file.name)
+    if modified is not None and modified < oldest:
+        output.remove(file.name)
 
 
 def _refuse_new_run(output: Folder, cleaning: Cleaning, removed: int) -> None:

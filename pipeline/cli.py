@@ -238,7 +238,7 @@ def _verify(args: argparse.Namespace) -> int:
         problems += 1
         print(problem)
     if problems:
-        advice = "remove the damaged files and build, or watch, again, which keeps what is whole"
+        advice = "remove the damaged files and build with --check, or watch, again, which keeps what is whole"
         print(f"{problems} problems: the data set is damaged; {advice}", file=sys.stderr)
         return FAILED
     print("ok" if args.deep else "ok (sizes and footers; --deep reads every token)")

@@ -7,8 +7,9 @@ from schemas.store import Folder
 STARTED = "state/started"
 
 
-def mark_started(output: Folder) -> None:
+def mark_started(output: Folder, state_folder: str) -> None:
     """Before a run writes anything else. No two marks are the same."""
+    output.write(f"{state_folder}/started", b"")  # before the mark: who sees that one finds the build's state young
     output.write(STARTED, secrets.token_hex(16).encode())
 
 

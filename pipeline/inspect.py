@@ -12,6 +12,7 @@ from rich.table import Table
 from pipeline.config import Tokenizer
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.load import SPECIAL_TOKENS, load_tokenizer
+from pipeline.encoders.tokenizer_files import read_tokenizer_files
 from pipeline.report import facts_table
 from pipeline.show import colored, legend, shown_tokens
 from schemas.channels import unpack_channel
@@ -139,4 +140,5 @@ def _own_tokenizer(folder: Folder, manifest: Manifest) -> Encoder:
         own = posixpath.join(own, posixpath.basename(settings["path"]))
     if isinstance(settings.get("special_tokens"), str):
         settings["special_tokens"] = f"{folder.url}/tokenizer/{SPECIAL_TOKENS}"
-    return load_tokenizer(Tokenizer(**{**settings, "path": own})).encoder
+    own_config = Tokenizer(**{**settings, "path": own})
+    return load_tokenizer(own_config, read_tokenizer_files(own_config, folder.profile)).encoder

@@ -90,7 +90,7 @@ def run_plan(
     """Run the pipeline of a plan, which publishes what it makes. Raises as `build` does."""
     plan, engine = with_engine(plan, plan.recipe.config.engine)
     _warn(console, (*engine.warnings, *check_first_rows(plan), *check_writable(plan.output), *other_builds(plan)))
-    mark_started(plan.output)
+    mark_started(plan.output, plan.state.folder)
     run = partial(_run, runner, workers, beam_args, pool if workers > 1 else None, console, facts, debug=debug)
     try:
         run(plan)

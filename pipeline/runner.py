@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import psutil
@@ -32,6 +33,7 @@ def run_beam(
     where the runner did.
     """
     os.environ.update(SAFE)
+    before = plan.state.published()
     with kept_log(debug=debug) as log, _stopped_children():
         try:
             pipeline = _make_pipeline(plan, runner, workers, extra, pool)
@@ -44,17 +46,16 @@ def run_beam(
         except Exception as error:
             raise explain(error, plan, runner, log) from error
         if runner != EMBEDDED:
-            _check_published(plan, runner)
+            _check_published(plan, runner, before)
 
 
-def _check_published(plan: BuildPlan, runner: str) -> None:
-    try:
-        plan.state.published()
-    except FileNotFoundError as error:
+def _check_published(plan: BuildPlan, runner: str, before: datetime | None) -> None:
+    """`before`: when an earlier run of this build had published."""
+    if plan.state.published() == before:
         raise RunnerFailed(
             f"{runner}: the job is done, but nothing is published in {plan.output.shown}: was it only prepared (an "
             "option after --), or is the output a folder that this machine does not share with the workers?"
-        ) from error
+        )
 
 
 def _make_pipeline(plan: BuildPlan, runner: str, workers: int, extra: Sequence[str], pool: WorkerPool | None) -> Any:

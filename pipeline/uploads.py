@@ -2,7 +2,7 @@
 Other stores drop them by themselves."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,18 +21,19 @@ class Upload:
     initiated: datetime
 
 
-def unfinished_uploads(output: Folder) -> list[Upload]:
-    """Those below the folder; none where the store is no S3."""
+def unfinished_uploads(output: Folder, folders: Iterable[str]) -> list[Upload]:
+    """Those below the output's own folders; none where the store is no S3."""
     fs, root = find_file_system(output.url, output.profile)
     if "s3" not in fs.protocol:
         return []
     bucket, key, _ = fs.split_path(root)
     prefix = f"{key.rstrip('/')}/" if key else ""
+    own = tuple(f"{prefix}{folder}/" for folder in folders)
     return [
         Upload(bucket, found["Key"], found["UploadId"], found["Initiated"])
         for page in _pages(output, fs, Bucket=bucket, Prefix=prefix)
         for found in page.get("Uploads", [])
-        if found["Key"].startswith(prefix)
+        if found["Key"].startswith(own)
     ]
 
 

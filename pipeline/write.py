@@ -79,7 +79,7 @@ def _write_rejects(rejects: Sequence[Reject], stem: str, output: Folder) -> Reje
 def _write_named(stem: str, suffix: str, data: bytes | memoryview, output: Folder) -> tuple[str, str]:
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"{stem}-{sha256[:8]}{suffix}"
-    output.ensure(name, data)
+    output.write(name, data)  # also where it is there: its time says that a build has it, which `clean` goes by
     return name, sha256
 
 

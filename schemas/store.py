@@ -122,6 +122,13 @@ class Folder:
             for name, info in sorted(found.items())
         ]
 
+    def modified(self, name: str) -> datetime | None:
+        """When a file was last written; None where there is no such file."""
+        try:
+            return _modified(self._call(name, lambda fs, path: fs.info(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file whole or not at all, over one of the same name."""
         if self.is_local:

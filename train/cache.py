@@ -29,22 +29,24 @@ ATTEMPTS = 2
 """The store's library tries again where a request fails; this is for answers that were wrong."""
 
 
+def file_sha256(path: str | Path) -> str:
+    """It is read and not mapped: a disk's error is then an OSError, and none of it counts as the process's memory."""
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def default_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or DEFAULT_FOLDER).expanduser()
 
 
 class ShardCache:
-    """Safe for concurrent threads, processes and runs. Nothing is ever removed but what was damaged."""
+    """Safe for concurrent threads, processes and runs. Nothing is ever removed; what is damaged is replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, shard: ShardFile) -> Path:
         return self.folder / shard.sha256
-
-    def remove(self, shard: ShardFile) -> None:
-        """Who has the file mapped keeps what it maps."""
-        self.path(shard).unlink(missing_ok=True)
 
     def fetch(self, folder: Folder, shard: ShardFile) -> str:
         """The path of the shard's file, which is fetched from `folder` unless it is there.
@@ -53,22 +55,29 @@ class ShardCache:
         twice gave other bytes than the manifest says, and where the cache cannot be written.
         """
         path = self.path(shard)
-        if not path.exists():
-            with self._part(shard) as part:
-                if not path.exists():
-                    _fetch(folder, shard, part)
-                    os.rename(part.name, path)
+        with _writing(path):
+            if not path.exists():
+                with self._part(shard) as part:
+                    if not path.exists():
+                        _fetch(folder, shard, part)
+                        os.rename(part.name, path)
         return str(path)
+
+    def mend(self, folder: Folder, shard: ShardFile) -> None:
+        """Fetch a damaged file again, unless another process has by now. Who has the old one mapped keeps what it maps.
+        Raises DatasetError as `fetch` does."""
+        path = self.path(shard)
+        with _writing(path), self._part(shard) as part:
+            if not path.exists() or file_sha256(path) != shard.sha256:
+                _fetch(folder, shard, part)
+                os.rename(part.name, path)
 
     @contextmanager
     def _part(self, shard: ShardFile) -> Iterator[BinaryIO]:
         """The file to fetch into, empty, and no other process's until it is left."""
         name = f"{self.path(shard)}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = _open_locked(name)
-        except OSError as error:
-            raise _not_writable(name, error) from error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = _open_locked(name)
         try:
             yield part
         finally:
@@ -112,11 +121,8 @@ def _copy(folder: Folder, shard: ShardFile, part: BinaryIO) -> str:
     digest = hashlib.sha256()
     for chunk in _chunks(folder, shard):
         digest.update(chunk)
-        try:
-            part.write(chunk)
-            part.flush()
-        except OSError as error:
-            raise _not_writable(part.name, error) from error
+        part.write(chunk)
+        part.flush()
     return digest.hexdigest()
 
 
@@ -125,13 +131,20 @@ def _chunks(folder: Folder, shard: ShardFile) -> Iterator[bytes]:
     for start in range(0, shard.bytes, CHUNK_BYTES):
         try:
             yield folder.read_range(shard.name, start, min(start + CHUNK_BYTES, shard.bytes))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             where = f"{folder.shown}/{shard.name}"
             raise DatasetError(f"{where}: shard is missing; copy the whole data set") from error
 
 
-def _not_writable(name: str, error: OSError) -> DatasetError:
-    return DatasetError(
-        f"{name}: the cache cannot be written ({error}); make room there, or give another folder as `cache.folder` or "
-        f"in {VARIABLE}"
-    )
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises DatasetError for what the cache's disk says. A store's own error is one."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: the cache cannot be written ({error}); make room there, or give another folder as `cache.folder` "
+            f"or in {VARIABLE}"
+        ) from error

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from schemas.errors import ConfigError
 from schemas.local_files import sync_path
+from schemas.manifest import first_problem
 from train.architecture import Architecture
 from train.stream import Segment
 
@@ -40,7 +41,7 @@ class RunState(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["1"] = "1"
+    format: Literal["2"] = "2"
     step: int  # steps done, the skipped ones included
     skipped: int
     taken: tuple[int, ...]  # packs of each data set
@@ -113,8 +114,9 @@ def read_run_state(checkpoint: Path) -> RunState:
     try:
         return RunState.model_validate_json((checkpoint / RUN).read_bytes())
     except (OSError, ValidationError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(
-            f"{checkpoint / RUN}: not the state of a run of format 1 ({error}); remove this checkpoint to go on from "
+            f"{checkpoint / RUN}: not the state of a run of format 2 ({problem}); remove this checkpoint to go on from "
             "an older one, or use the version of packline that wrote it"
         ) from error
 

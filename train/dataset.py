@@ -54,7 +54,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         *,
         profile: str | None = None,
         generation: Generation = "latest",
-        cache: Path | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         policy = parse_policy(loss_policy, "loss_policy") if isinstance(loss_policy, str) else loss_policy
         self.packs = ShardedPacks(path, holdout, profile, generation, cache)

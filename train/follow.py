@@ -5,15 +5,19 @@ that takes packs of its next epoch. So the stream of packs is known up to the en
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import manifest_name
+from train.feed import of_another_rank
 from train.packs import ShardedPacks
 from train.parallel import World
 from train.plan import Mode, Plan, mix_datasets, plan_run
 from train.stream import Segment
+
+Read = TypeVar("Read")
 
 
 def agree(plan: Plan, mode: Mode, world: World) -> Plan:
@@ -52,21 +56,41 @@ def look_up(
 ) -> tuple[Plan, tuple[int, ...]]:
     """The plan and the epochs known after the next one of each data set that a step of `size` packs needs it of.
 
-    Every rank must call it. Raises DatasetError for a generation that cannot be read.
+    Every rank must call it. Raises DatasetError, on all ranks, where one cannot read what is needed.
     """
     _, after = plan.mixture.take(taken, size)
     limits = find_limits(plan, epochs)
     needed = [dataset for dataset, limit in enumerate(limits) if after[dataset] > limit]
-    found = world.sum([find_newest(plan.datasets[dataset]) if world.rank == 0 else 0 for dataset in needed])
+    looking = needed if world.rank == 0 else []
+    own = _try_all(lambda: [find_newest(plan.datasets[dataset]) for dataset in looking], world)
+    found = world.sum(own or [0] * len(needed))
     epochs = tuple(epoch + (dataset in needed) for dataset, epoch in enumerate(epochs))
-    datasets, segments = list(plan.datasets), list(plan.mixture.segments)
-    for dataset, generation in zip(needed, map(int, found), strict=True):
-        if generation > segments[dataset][-1].generation:
-            datasets[dataset] = datasets[dataset].at(generation)
-            segments[dataset] += (Segment(generation, epochs[dataset]),)
-    if datasets == plan.datasets:
+    segments = list(plan.mixture.segments)
+    newer = {
+        dataset: generation
+        for dataset, generation in zip(needed, map(int, found), strict=True)
+        if generation > segments[dataset][-1].generation
+    }
+    opened = _try_all(lambda: {dataset: plan.datasets[dataset].at(newer[dataset]) for dataset in newer}, world)
+    datasets = [opened.get(dataset, before) for dataset, before in enumerate(plan.datasets)]
+    for dataset, generation in newer.items():
+        segments[dataset] += (Segment(generation, epochs[dataset]),)
+    if not newer:
         return plan, epochs
     return replace(plan, datasets=datasets, mixture=mix_datasets(plan.config, datasets, segments)), epochs
+
+
+def _try_all(read: Callable[[], Read], world: World) -> Read:
+    """What this rank reads. Raises DatasetError on all ranks where one could not."""
+    result, failure = None, None
+    try:
+        result = read()
+    except DatasetError as error:
+        failure = error
+    if any(world.sum([float(failure is not None)])):
+        raise failure or of_another_rank()
+    assert result is not None
+    return result
 
 
 def find_newest(dataset: ShardedPacks) -> int:

@@ -95,7 +95,10 @@ def do_step(run: Run, data: OrError[StepData], waited: float) -> bool:
 
 def follow(run: Run, epochs: tuple[int, ...]) -> tuple[int, ...]:
     """The epochs that are known then; the plan has the generations that were found."""
-    plan, epochs = look_up(run.plan, epochs, run.state.taken, run.sizes[0], run.world)
+    try:
+        plan, epochs = look_up(run.plan, epochs, run.state.taken, run.sizes[0], run.world)
+    except DatasetError as error:  # which all ranks raise
+        stop_unreadable(run, error)
     for entry, before, dataset in zip(plan.config.datasets, run.plan.datasets, plan.datasets, strict=True):
         if dataset is not before:
             tell(run, f"{entry.path}: now at generation {dataset.manifest.generation}, {len(dataset):,} packs")
@@ -175,7 +178,10 @@ def describe_step(
 
 def measure(run: Run) -> None:
     assert run.validation is not None
-    losses = validate(run.model, run.validation, run.kernel, run.stop, run.world)
+    try:
+        losses = validate(run.model, run.validation, run.kernel, run.stop, run.world)
+    except DatasetError as error:  # which all ranks raise
+        stop_unreadable(run, error)
     if run.log and losses is not None:
         run.log.validation(run.state.step, losses)
 

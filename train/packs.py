@@ -65,9 +65,10 @@ class ShardedPacks:
         holdout: bool = False,
         profile: str | None = None,
         generation: Generation = "latest",
-        cache: Path | None = None,
+        cache: str | Path | None = None,
     ) -> None:
-        self.path, self.holdout, self.cache = path, holdout, cache or default_folder()
+        self.path, self.holdout = path, holdout
+        self.cache = Path(cache).expanduser() if cache else default_folder()
         self.folder = _readable_folder(path, profile)
         chain = load_chain(self.folder, generation)
         self.manifest: Manifest = merge_generations(chain)
@@ -192,8 +193,8 @@ def _map_file(path: str) -> mmap.mmap:
     try:
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise DatasetError(f"{path}: shard is missing or unreadable ({error}); run `packline verify`") from error
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise DatasetError(f"{path}: shard is missing or unreadable ({error}); copy the data set again") from error
 
 
 def _expected_meta(manifest: Manifest) -> ShardMeta:

@@ -142,7 +142,11 @@ def _choose_segments(
 
 def _record_generations(config: TrainConfig, validation: Sequence[ShardedPacks]) -> dict[str, int]:
     entries = config.validation.datasets if config.validation else ()
-    return {entry.path: dataset.manifest.generation for entry, dataset in zip(entries, validation, strict=True)}
+    return {
+        entry.path: dataset.manifest.generation
+        for entry, dataset in zip(entries, validation, strict=True)
+        if entry.generation == "latest"  # a number is the config's
+    }
 
 
 def make_feeder(plan: Plan, world: World, entries: Sequence[DatasetConfig], datasets: Sequence[ShardedPacks]) -> Feeder:

@@ -4,19 +4,12 @@ local folder ---------------> file --sha256, once a process--> path
 store --ShardCache.fetch----> file --'
 """
 
-import hashlib
 import os
 
 from schemas.errors import DatasetError
 from schemas.manifest import ShardFile
 from schemas.store import Folder
-from train.cache import ShardCache
-
-
-def file_sha256(path: str) -> str:
-    """It is read and not mapped: a disk's error is then an OSError, and none of it counts as the process's memory."""
-    with open(path, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from train.cache import ShardCache, file_sha256
 
 
 class ShardFiles:
@@ -26,7 +19,7 @@ class ShardFiles:
         self._folder = folder
         self._cache = None if folder.is_local else cache
         self._root = str(folder.local_path("")) if folder.is_local else folder.shown
-        self._checked: set[str] = set()
+        self._checked: set[tuple[str, str]] = set()
 
     def where(self, name: str) -> str:
         """As messages have it."""
@@ -50,21 +43,19 @@ class ShardFiles:
     def find(self, shard: ShardFile) -> str:
         """The path of a shard that is what the manifest says. Raises DatasetError for one that is not, or not there."""
         path = self._cache.fetch(self._folder, shard) if self._cache else self.where(shard.name)
-        if shard.name not in self._checked:
+        if (shard.name, shard.sha256) not in self._checked:
             if self._cache:
-                path = self._check_cached(self._cache, shard, path)
+                self._check_cached(self._cache, shard, path)
             else:
                 self._check(shard, path, "copy it again, or build again with `packline build CONFIG --check`")
-            self._checked.add(shard.name)
+            self._checked.add((shard.name, shard.sha256))
         return path
 
-    def _check_cached(self, cache: ShardCache, shard: ShardFile, path: str) -> str:
+    def _check_cached(self, cache: ShardCache, shard: ShardFile, path: str) -> None:
         """A file that was damaged in the cache is fetched once more."""
         if _hash(path) != shard.sha256:
-            cache.remove(shard)
-            path = cache.fetch(self._folder, shard)
+            cache.mend(self._folder, shard)
             self._check(shard, path, "the cache's disk is broken: give another folder as `cache.folder`")
-        return path
 
     def _check(self, shard: ShardFile, path: str, advice: str) -> None:
         found = _hash(path)

@@ -31,15 +31,15 @@ class TokenizerFiles:
     special_tokens: bytes | None
 
 
-def read_tokenizer_files(config: TokenizerConfig) -> TokenizerFiles:
+def read_tokenizer_files(config: TokenizerConfig, profile: str | None = None) -> TokenizerFiles:
     """Raises ConfigError where nothing is there."""
-    folder, name = _locate(config.path)
+    folder, name = _locate(config.path, profile)
     names = HUGGING_FACE_FILES if name is None else ()
     files = {each: folder.read(each) for each in (*names, MODEL_CONFIG) if folder.size(each) is not None}
     if name is not None:
         files[name] = _read_tokenizer(folder, name, config.path)
     setting = config.special_tokens
-    given = _read_special_tokens(setting) if isinstance(setting, str) else None
+    given = _read_special_tokens(setting, profile) if isinstance(setting, str) else None
     return TokenizerFiles(folder.shown, name, files, given)
 
 
@@ -55,27 +55,27 @@ def _read_tokenizer(folder: Folder, name: str, path: str) -> bytes:
         ) from error
 
 
-def _read_special_tokens(path: str) -> bytes:
-    folder, name = _split(path)
+def _read_special_tokens(path: str, profile: str | None) -> bytes:
+    folder, name = _split(path, profile)
     try:
         return folder.read(name)
     except FileNotFoundError as error:
         raise ConfigError(f"tokenizer.special_tokens: {without_secrets(path)} does not exist") from error
 
 
-def _locate(path: str) -> tuple[Folder, str | None]:
+def _locate(path: str, profile: str | None) -> tuple[Folder, str | None]:
     """The folder of a tokenizer and, where the path is a file's, its name in it."""
-    whole = Folder(_plain_path(path).rstrip("/"))
+    whole = Folder(_plain_path(path).rstrip("/"), profile)
     if whole.size("tokenizer.json") is not None or whole.size("tokenizer_config.json") is not None:
         return whole, None
-    folder, name = _split(path)
+    folder, name = _split(path, profile)
     is_model = name == "tokenizer.json" and folder.size("tokenizer_config.json") is not None
     return folder, None if is_model else name
 
 
-def _split(path: str) -> tuple[Folder, str]:
+def _split(path: str, profile: str | None) -> tuple[Folder, str]:
     head, _, tail = _plain_path(path).rpartition("/")
-    return Folder(head or "."), tail
+    return Folder(head or ".", profile), tail
 
 
 def _plain_path(path: str) -> str:

@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader
 from schemas.channels import Part, Role, pack_channel
 from schemas.manifest import MANIFEST, Channels, Manifest, Rejects, ShardFile, TokenizerFacts, Totals, TurnCounts, Turns
 from schemas.shard import Packs, ShardMeta, write_shard
+from train.cache import file_sha256
 from train.dataset import PackedDataset, collate
 from train.order import PackOrder
-from train.shard_files import file_sha256
 
 SEQ_LEN, VOCAB_SIZE, HASH = 2048, 50_000, "a" * 64
 META = ShardMeta(SEQ_LEN, HASH, 0, HASH)

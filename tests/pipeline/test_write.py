@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -149,14 +150,17 @@ def test_writing_twice_gives_the_same_files(tmp_path: Path) -> None:
     assert contents(tmp_path / "a") == contents(tmp_path / "b") == files
 
 
-def test_a_file_that_is_there_whole_is_not_written_again(tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_written_again_and_counts_as_young(tmp_path: Path) -> None:
     info = write(make_block(), tmp_path)
     paths = [tmp_path / file.name for file in info.files]
-    before = [path.stat().st_ino for path in paths]
+    assert len(paths) > 1
+    for path in paths:
+        os.utime(path, (0, 0))
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
     assert write(make_block(), tmp_path) == info
-    assert [path.stat().st_ino for path in paths[1:]] == before[1:]
-    assert hashlib.sha256(paths[0].read_bytes()).hexdigest() == info.files[0].sha256
+    for file, path in zip(info.files, paths, strict=True):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+        assert path.stat().st_mtime > 0
 
 
 @pytest.mark.parametrize("field", ["input_ids", "channel", "doc_position"])
