@@ -160,12 +160,7 @@ def _parse_time(data: bytes) -> datetime | None:
 
 
 def _is_whole(output: Folder, file: ShardFile | RejectFile, by_hash: bool) -> bool:
-    if output.size(file.name) != file.bytes:
-        return False
-    if not by_hash:
-        return True
-    with output.open(file.name) as data:
-        return hashlib.file_digest(data, "sha256").hexdigest() == file.sha256
+    return output.size(file.name) == file.bytes and (not by_hash or output.sha256(file.name) == file.sha256)
 
 
 def _check_attempts(earlier: BlockInfo, info: BlockInfo) -> None:

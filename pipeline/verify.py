@@ -160,8 +160,7 @@ def _check_golden(folder: Folder, manifest: Manifest) -> Iterator[str]:
 
 
 def _check_hash(folder: Folder, file: ShardFile | RejectFile) -> Iterator[str]:
-    with folder.open(file.name) as source:
-        found = hashlib.file_digest(source, "sha256").hexdigest()
+    found = folder.sha256(file.name)
     if found != file.sha256:
         yield f"{file.name}: its sha256 is {found[:12]}..., the manifest says {file.sha256[:12]}..."
 

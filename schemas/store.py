@@ -1,6 +1,7 @@
 """Files on any fsspec store: what both houses need to read and write a data set."""
 
 import contextlib
+import hashlib
 import posixpath
 import re
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from schemas.retry import ShortAnswer, call_store, http_status
 from schemas.urls import without_secrets
 
 Result = TypeVar("Result")
+
+MODIFIED = ("LastModified", "last_modified", "mtime", "updated", "created")
+"""The keys under which fsspec's file systems tell when a file was last written."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -122,6 +126,11 @@ class Folder:
             for name, info in sorted(found.items())
         ]
 
+    def sha256(self, name: str) -> str:
+        """Of a file's bytes, which are read a piece at a time. Raises FileNotFoundError where there is no such file."""
+        with self.open(name) as data:
+            return hashlib.file_digest(data, "sha256").hexdigest()
+
     def modified(self, name: str) -> datetime | None:
         """When a file was last written; None where there is no such file."""
         try:
@@ -186,9 +195,8 @@ def _uncached(fs: AbstractFileSystem) -> AbstractFileSystem:
 
 
 def _modified(info: dict[str, Any]) -> datetime:
-    """By the keys that fsspec's file systems use. A store that tells no time counts as just written."""
-    keys = ("LastModified", "last_modified", "mtime", "updated", "created")
-    found = next((info[key] for key in keys if info.get(key) is not None), None)
+    """A store that tells no time counts as just written."""
+    found = next((info[key] for key in MODIFIED if info.get(key) is not None), None)
     if isinstance(found, int | float):
         return datetime.fromtimestamp(found, UTC)
     if isinstance(found, str):

@@ -14,10 +14,9 @@ from schemas.errors import DatasetError
 from schemas.file_system import find_file_system
 from schemas.range_file import open_ranges
 from schemas.retry import call_store
-from schemas.store import read_range
+from schemas.store import MODIFIED, read_range
 
 _ETAG = ("ETag", "etag", "blob_id")  # the last is Git's name for the content, at Hugging Face
-_MTIME = ("LastModified", "last_modified", "mtime", "updated", "created")
 _READ_BY_THEIR_OWN = {"http", "https", "hf"}
 """Where a range may not be had, or only by fetching more than it."""
 
@@ -44,7 +43,7 @@ def read_stamp(fs: AbstractFileSystem, path: str, listed: Mapping[str, Any] | No
     if info.get("size") is None:
         raise DatasetError(f"{path}: the store does not tell its size; copy the file to a disk or an object store")
     etag = _first(info, _ETAG)
-    return Stamp(int(info["size"]), etag and etag.strip('"'), None if etag else _first(info, _MTIME))
+    return Stamp(int(info["size"]), etag and etag.strip('"'), None if etag else _first(info, MODIFIED))
 
 
 def _first(info: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
