@@ -86,6 +86,9 @@ class ValidationConfig(Section):
 class CheckpointConfig(Section):
     every: PositiveInt | None = Field(default=None, description="steps; null: only when a signal stops the run")
     keep: PositiveInt = Field(default=2, description="the newest checkpoints that stay")
+    background: bool = Field(
+        default=False, description="the run goes on while one is written, from a copy in the memory of the host"
+    )
 
 
 class CacheConfig(Section):
@@ -94,6 +97,20 @@ class CacheConfig(Section):
     folder: Path | None = Field(
         default=None, description="on each node; null: $PACKLINE_CACHE, or else ~/.cache/packline/shards"
     )
+    max_gib: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="the shards that were not used for longest go where more is there; null: a tenth of the disk "
+        "stays free",
+    )
+
+
+class ProfileConfig(Section):
+    """Steps of this start of the run that torch's profiler records, on each rank."""
+
+    start: PositiveInt = Field(description="the first of them, counted from this start of the run")
+    steps: PositiveInt = Field(description="so many")
 
 
 class TrainConfig(Section):
@@ -124,7 +141,18 @@ class TrainConfig(Section):
     master_dtype: Dtype | None = Field(
         default=None, description="of weights, gradient sums and optimizer state; null: float32, or float64 for float64"
     )
-    attention: Literal["auto", "sdpa", "varlen"] = "auto"
+    shard_ranks: PositiveInt | None = Field(
+        default=None,
+        description="so many neighbouring ranks share one copy of the model, and the copies are replicas (HSDP); "
+        "null: all ranks share one (FSDP)",
+    )
+    cpu_offload: bool = Field(
+        default=False, description="weights, gradients and optimizer state stay in the memory of the host"
+    )
+    balance: bool = Field(
+        default=True, description="deal the packs of a step to ranks by what their attention costs, and not in turn"
+    )
+    attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     compile: bool = Field(default=False, description="torch.compile, block by block")
     deterministic: bool = Field(
@@ -138,6 +166,8 @@ class TrainConfig(Section):
     )
     log_every: PositiveInt = 1
     loss_by_source: bool = Field(default=False, description="write the loss of every source into metrics.jsonl")
+    tensorboard: bool = Field(default=False, description="write the metrics as event files, too")
+    profile: ProfileConfig | None = None
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "TrainConfig":
