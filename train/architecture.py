@@ -69,6 +69,11 @@ class Architecture(Shape):
     vocab_size: PositiveInt | None = Field(default=None, description="null: the vocabulary of the data set")
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Of each layer: how many tokens, the last of them itself, a token sees; None: all up to itself."""
+        return (self.sliding_window,) * self.num_hidden_layers
+
+    @property
     def qkv_bias(self) -> bool:
         return self.attention_bias or self.model_type == "qwen2"
 

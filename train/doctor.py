@@ -43,7 +43,8 @@ def examine(config: TrainConfig) -> bool:
     """Print what is found; whether all is well. Every rank must call it, and all run the same packs."""
     plan = plan_run(config, "doctor")
     with join_world() as world:
-        kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
+        seq_len, windows = plan.datasets[0].manifest.seq_len, plan.architecture.windows
+        kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile, seq_len, windows)
         patient = Patient(config, make_model(config, plan.architecture, world), kernel, world)
         compiled = "compiled" if config.compile else "not compiled"
         world.say(f"{world.ranks} x {world.device.type}, attention by {kernel}, {config.dtype}, {compiled}")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from train.architecture import Architecture
-from train.attention import Isolation, attend
+from train.attention import Isolation, Mask, attend
 from train.loss import Trained, linear_cross_entropy
 from train.rotary import rotary_angles, rotate
 
@@ -25,10 +25,10 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(shape.head_dim, shape.rms_norm_eps) if shape.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(shape.head_dim, shape.rms_norm_eps) if shape.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, isolation: Isolation) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask) -> Tensor:
         query, key, value = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
         query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
-        seen = attend(query, key, value, isolation)
+        seen = attend(query, key, value, mask)
         merged: Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
         return merged
 
@@ -57,8 +57,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = FeedForward(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, isolation: Isolation) -> Tensor:
-        h = x + self.self_attn(self.input_layernorm(x), cos, sin, isolation)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask) -> Tensor:
+        h = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
         return out
 
@@ -97,8 +97,9 @@ class Decoder(nn.Module):
         """[B, seq_len, hidden_size], before the final norm."""
         x: Tensor = self.embed_tokens(input_ids)
         cos, sin = rotary_angles(position_ids, self.architecture, x.dtype)
-        for block in self.layers:
-            x = block(x, cos, sin, isolation)
+        masks = isolation.masks(self.architecture.windows)
+        for block, window in zip(self.layers, self.architecture.windows, strict=True):
+            x = block(x, cos, sin, masks[window])
         return x
 
     def _output_weight(self) -> Tensor:

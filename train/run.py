@@ -82,7 +82,8 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     use_deterministic_kernels(config.deterministic)
     if world.rank == 0:
         (config.output / NONFINITE).unlink(missing_ok=True)  # of the attempt before
-    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
+    seq_len, windows = plan.datasets[0].manifest.seq_len, plan.architecture.windows
+    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile, seq_len, windows)
     model = make_model(config, plan.architecture, world, empty=plan.checkpoint is not None)
     optimizer = make_optimizer(model, config)
     if plan.checkpoint:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from schemas.errors import ConfigError
 from train import attention
-from train.attention import Borders, adapt_varlen, attend, choose_kernel, isolate
+from train.attention import Borders, Kernel, Mask, adapt_varlen, attend, choose_kernel, isolate
 
 CPU = torch.device("cpu")
 LENGTHS = [[5, 1, 7], [16], [2, 3]]
@@ -73,6 +73,10 @@ def make_heads(generator: torch.Generator, heads: int) -> Tensor:
     return torch.randn(len(LENGTHS), heads, SEQ_LEN, 8, generator=generator, dtype=torch.float64)
 
 
+def mask_of(document_ids: Tensor, cu_seqlens: Tensor, kernel: Kernel, window: int | None = None) -> Mask:
+    return isolate(document_ids, cu_seqlens, kernel).masks([window])[window]
+
+
 @pytest.mark.parametrize("kernel", [varlen_old, varlen_between, varlen_new, attention.document_by_document])
 def test_all_kernels_agree(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The document-wise reference stands in for the CUDA kernel: what is tested is the way there and back."""
@@ -83,9 +87,9 @@ def test_all_kernels_agree(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None
     query, key, value = make_heads(generator, 4), make_heads(generator, 2), make_heads(generator, 2)
     _, document_ids, cu_seqlens = rows_of(LENGTHS, SEQ_LEN)
     repeated = torch.cat((cu_seqlens, cu_seqlens[-1:].expand(3)))
-    borders = isolate(document_ids, repeated, "varlen")
+    borders = mask_of(document_ids, repeated, "varlen")
     assert isinstance(borders, Borders)
-    masked = attend(query, key, value, isolate(document_ids, cu_seqlens, "sdpa"))
+    masked = attend(query, key, value, mask_of(document_ids, cu_seqlens, "sdpa"))
     torch.testing.assert_close(attend(query, key, value, borders), masked, rtol=1e-12, atol=1e-12)
 
 
@@ -94,7 +98,7 @@ def test_the_installed_varlen_attn_has_a_known_signature() -> None:
     query, key = torch.empty(48, 4, 8, dtype=torch.bfloat16, device="meta"), torch.empty(48, 2, 8, device="meta")
     cu_seqlens = torch.empty(9, dtype=torch.int32, device="meta")
     key = key.bfloat16()
-    assert attention.causal_varlen(query, key, key, cu_seqlens, SEQ_LEN).shape == query.shape
+    assert attention.causal_varlen(query, key, key, cu_seqlens, SEQ_LEN, None).shape == query.shape
 
 
 def test_on_cpu_it_goes_document_by_document_unless_compiled() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import train.step
+import train.attention
 from train.config import TrainConfig
 from train.doctor import examine
 
@@ -37,7 +37,7 @@ def test_isolated_documents_pass(
     assert not (tmp_path / "run").exists()
 
 
-def causal_over_the_row(document_ids: Tensor, cu_seqlens: Tensor, kernel: str) -> Tensor:
+def causal_over_the_row(document_ids: Tensor, window: int | None) -> Tensor:
     rows, seq_len = document_ids.shape
     return torch.ones(rows, 1, seq_len, seq_len, dtype=torch.bool).tril()
 
@@ -45,7 +45,7 @@ def causal_over_the_row(document_ids: Tensor, cu_seqlens: Tensor, kernel: str) -
 def test_a_leak_is_found(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train.step, "isolate", causal_over_the_row)
+    monkeypatch.setattr(train.attention, "block_causal_mask", causal_over_the_row)
     assert not examine(TrainConfig.model_validate({**config, "dtype": "float64", "attention": "sdpa"}))
     printed = capsys.readouterr().out
     assert printed.count("FAILED") >= 4

@@ -1,0 +1,72 @@
+"""FlexAttention: its mask, made from where documents lie. Blocks of 128 x 128 of which no pair may see are left out."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad
+
+BLOCK = 128
+"""Queries, and keys, of a block; torch's own default."""
+
+NO_DOCUMENT = -1
+
+fused = torch.compile(flex_attention, dynamic=False)
+"""As it is, flex_attention makes all scores. In a block that is compiled itself it becomes a part of that."""
+
+
+def attend_by_blocks(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
+    """[B, heads, seq_len, head_dim] in and out; key and value may have fewer heads."""
+    seen: Tensor = fused(query, key, value, block_mask=mask, enable_gqa=True)
+    return seen
+
+
+def make_block_mask(document_ids: Tensor, window: int | None) -> BlockMask:
+    """The mask of documents that follow each other: document_ids, int64[B, seq_len], never fall in a row.
+
+    torch's own create_block_mask looks at all seq_len^2 pairs. Here the corners of a block decide: it holds a pair that
+    sees if its first query sees its last key, and all of its pairs see if its last query sees its first key. (Blocks on
+    the diagonal hold pairs of both kinds.)
+    """
+    rows, seq_len = document_ids.shape
+    ids = pad(document_ids.int(), (0, -seq_len % BLOCK), value=NO_DOCUMENT).view(rows, -1, BLOCK)
+    numbers = torch.arange(ids.shape[1], device=ids.device)
+    behind = (
+        numbers[:, None] - numbers
+    ) * BLOCK  # [queries, keys]: tokens from the start of a block to that of another
+    some = (ids[:, :, None, 0] == ids[:, None, :, -1]) & (behind > 0)
+    full = (ids[:, :, None, -1] == ids[:, None, :, 0]) & (behind > 0)
+    if window is not None:
+        some &= behind - (BLOCK - 1) < window
+        full &= behind + (BLOCK - 1) < window
+    some |= behind == 0
+    return BlockMask.from_kv_blocks(
+        *_list_blocks(some & ~full),
+        *_list_blocks(full),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=_pairs_that_see(document_ids.int(), window),
+        seq_lengths=(seq_len, seq_len),
+    )
+
+
+def _list_blocks(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """(how many blocks of keys each block of queries has, their numbers first), int32, from bool[B, queries, keys]."""
+    each = chosen.unsqueeze(1).int()  # for all heads
+    numbers = torch.argsort(each, dim=-1, descending=True, stable=True)
+    return each.sum(dim=-1, dtype=torch.int32), numbers.int()
+
+
+def _pairs_that_see(document_ids: Tensor, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Closes over a tensor and no number but the window, so that the next micro-batch compiles nothing anew."""
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (document_ids[row, query] == document_ids[row, key])
+
+    if window is None:
+        return sees
+
+    def sees_near(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return sees(row, head, query, key) & (query - key < window)
+
+    return sees_near
