@@ -40,7 +40,30 @@ class Llama3Scaling(Shape):
         return self
 
 
-RopeScaling = Annotated[LinearScaling | Llama3Scaling, Field(discriminator="rope_type")]
+class YarnScaling(Shape):
+    """YaRN (arXiv:2309.00071): dimensions that turn seldom in the original context are slowed down by `factor`, those
+    that turn often stay, and cosines and sines are scaled."""
+
+    rope_type: Literal["yarn"]
+    factor: PositiveFloat
+    original_max_position_embeddings: PositiveInt
+    beta_fast: PositiveFloat = Field(default=32.0, description="turns in the original context from which on all stays")
+    beta_slow: PositiveFloat = Field(default=1.0, description="turns up to which a dimension is slowed down in full")
+    truncate: bool = Field(default=True, description="the dimensions between which it goes over are whole numbers")
+    attention_factor: PositiveFloat | None = Field(
+        default=None, description="of cosines and sines; null: 0.1 * ln(factor) + 1, or by mscale and mscale_all_dim"
+    )
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+
+    @property
+    def longest(self) -> int:
+        return int(self.factor * self.original_max_position_embeddings)
+
+
+RopeScaling = Annotated[LinearScaling | Llama3Scaling | YarnScaling, Field(discriminator="rope_type")]
+
+LayerType = Literal["full_attention", "sliding_attention"]
 
 
 class Architecture(Shape):
@@ -64,14 +87,27 @@ class Architecture(Shape):
     tie_word_embeddings: bool = Field(default=False, description="the embeddings are the output's weights as well")
     max_position_embeddings: PositiveInt | None = Field(default=None, description="longest seq_len; null: any")
     sliding_window: PositiveInt | None = Field(
-        default=None, description="how far a token sees; longer packs are refused. null: all of its document"
+        default=None,
+        description="mistral, qwen2 and qwen3: so many tokens, itself the last of them, a token sees; null: all of its "
+        "document",
+    )
+    layer_types: tuple[LayerType, ...] | None = Field(
+        default=None, description="qwen2 and qwen3: the layers with sliding_window; null: all"
     )
     vocab_size: PositiveInt | None = Field(default=None, description="null: the vocabulary of the data set")
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Of each layer: how many tokens, the last of them itself, a token sees; None: all up to itself."""
-        return (self.sliding_window,) * self.num_hidden_layers
+        kinds = self.layer_types or ("sliding_attention",) * self.num_hidden_layers
+        return tuple(self.sliding_window if kind == "sliding_attention" else None for kind in kinds)
+
+    @property
+    def longest(self) -> int | None:
+        """The longest document that there are positions for; None: any. YaRN stretches those of the model."""
+        if self.max_position_embeddings is None or not isinstance(self.rope_scaling, YarnScaling):
+            return self.max_position_embeddings
+        return max(self.max_position_embeddings, self.rope_scaling.longest)
 
     @property
     def qkv_bias(self) -> bool:
@@ -116,6 +152,20 @@ class Architecture(Shape):
             raise ValueError(f"{self.model_type} has no mlp_bias; only llama can have it")
         return self
 
+    @model_validator(mode="after")
+    def _family_has_windows(self) -> "Architecture":
+        if self.model_type == "llama" and self.sliding_window is not None:
+            raise ValueError("llama has no sliding_window; mistral, qwen2 and qwen3 can have it")
+        if self.layer_types is None:
+            return self
+        if self.sliding_window is None or self.model_type == "mistral":
+            raise ValueError("layer_types say which layers of qwen2 and qwen3 have sliding_window; remove them")
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"{len(self.layer_types)} layer_types for num_hidden_layers {self.num_hidden_layers}; give one for each"
+            )
+        return self
+
 
 PRESETS: dict[str, Architecture] = {
     "tiny": Architecture(
@@ -146,11 +196,11 @@ def check_fit(architecture: Architecture, manifest: Manifest, dataset: str) -> A
             f"{dataset}: the data set's vocabulary has {manifest.vocab_size:,} ids, the model's vocab_size is "
             f"{vocab_size:,}; build the data set with this model's tokenizer, or train a model with at least as many"
         )
-    for name in ("max_position_embeddings", "sliding_window"):
-        longest = getattr(architecture, name)
-        if longest is not None and manifest.seq_len > longest:
-            raise ConfigError(
-                f"{dataset}: the data set's seq_len is {manifest.seq_len:,}, the model's {name} is {longest:,}; "
-                f"build the data set with seq_len {longest} or less, or train a model that sees further"
-            )
+    longest = architecture.longest
+    if longest is not None and manifest.seq_len > longest:
+        stretched = "" if longest == architecture.max_position_embeddings else ", stretched by yarn,"
+        raise ConfigError(
+            f"{dataset}: the data set's seq_len is {manifest.seq_len:,}, the model's max_position_embeddings{stretched}"
+            f" is {longest:,}; build the data set with seq_len {longest} or less, or train a model with more positions"
+        )
     return architecture.model_copy(update={"vocab_size": vocab_size})

@@ -70,8 +70,13 @@ class Batch:
         return replace(self, **moved)
 
 
-def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_document: bool) -> Batch:
-    """A batch of `rows` rows, of which the first are `entries`. per_document: each document weighs 1 in all."""
+def make_batch(
+    entries: Sequence[Entry], rows: int, seq_len: int, *, per_document: bool, windows: Sequence[int | None] = (None,)
+) -> Batch:
+    """A batch of `rows` rows, of which the first are `entries`.
+
+    per_document: each document weighs 1 in all; windows: those of the model's layers.
+    """
     input_ids, position_ids, document_ids = np.zeros((3, rows, seq_len), dtype=np.int64)
     borders: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     trained: list[TrainedColumns] = [_NOTHING]
@@ -94,7 +99,7 @@ def make_batch(entries: Sequence[Entry], rows: int, seq_len: int, *, per_documen
         weights=torch.from_numpy(weights),
         groups=torch.from_numpy(groups),
         tokens=sum(int(entry.pack.doc_lengths.sum()) for entry in entries),
-        pairs=sum(count_pairs(entry.pack.doc_lengths.tolist()) for entry in entries),
+        pairs=sum(count_pairs(entry.pack.doc_lengths.tolist(), windows) for entry in entries),
     )
 
 

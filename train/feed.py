@@ -39,6 +39,7 @@ class Feeder:
     packs_per_microbatch: int
     per_document: bool
     pinned: bool
+    windows: Sequence[int | None] = (None,)  # those of the model's layers
 
     def load(self, steps: Iterable[Sequence[PackRef]]) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step; every rank has as many. Raises DatasetError for a damaged shard."""
@@ -66,7 +67,8 @@ class Feeder:
     def _batch(self, packs: Sequence[PackRef]) -> Batch:
         entries = [self._entry(ref) for ref in packs]
         seq_len = self.datasets[0].manifest.seq_len
-        batch = make_batch(entries, self.packs_per_microbatch, seq_len, per_document=self.per_document)
+        rows = self.packs_per_microbatch
+        batch = make_batch(entries, rows, seq_len, per_document=self.per_document, windows=self.windows)
         return batch.pin_memory() if self.pinned else batch
 
     def _entry(self, ref: PackRef) -> Entry:

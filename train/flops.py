@@ -6,7 +6,8 @@ element-wise work, and a query's products with keys that it may not see.
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from train.architecture import Architecture
@@ -18,9 +19,20 @@ FORWARD_AND_BACKWARD = 3
 MULTIPLY_ADD = 2
 
 
-def count_pairs(doc_lengths: Iterable[int]) -> int:
-    """The pairs of a query and a key that it sees: in a document of n tokens 1 + 2 + ... + n."""
-    return sum(length * (length + 1) // 2 for length in map(int, doc_lengths))
+def count_pairs(doc_lengths: Iterable[int], windows: Sequence[int | None] = (None,)) -> int:
+    """The pairs of a query and a key that it sees, in the mean of the layers, whose windows these are.
+
+    In a document of n tokens they are 1 + 2 + ... + n; with a window no query sees more keys than that.
+    """
+    lengths = [int(length) for length in doc_lengths]
+    layers = Counter(windows)
+    return round(sum(_pairs(lengths, window) * count for window, count in layers.items()) / len(windows))
+
+
+def _pairs(lengths: Sequence[int], window: int | None) -> int:
+    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    beyond = 0 if window is None else _pairs([length - window for length in lengths if length > window], None)
+    return pairs - beyond
 
 
 def step_flops(architecture: Architecture, *, tokens: int, trained_tokens: int, pairs: int) -> int:

@@ -46,7 +46,9 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 
 KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
 
+ORIGINAL = "original_max_position_embeddings"
 DEFAULT_WINDOW = 4096
+DEFAULT_WINDOW_LAYERS = 28
 DEFAULT_ROPE_THETA = 10_000.0
 
 
@@ -130,7 +132,7 @@ def _translate(config: dict[str, Any], model_type: str, path: Path) -> dict[str,
         "attention_bias": bool(config.get("attention_bias")),
         "mlp_bias": bool(config.get("mlp_bias")),
         "tie_word_embeddings": bool(config.get("tie_word_embeddings")),
-        "sliding_window": _sliding_window(config, model_type, path),
+        **_windows(config, model_type, path),
     }
 
 
@@ -149,22 +151,30 @@ def _rope(config: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | N
     rope.pop("partial_rotary_factor", None)
     if kind == "default":
         return theta, None
-    if kind not in ("linear", "llama3"):
+    if kind not in ("linear", "llama3", "yarn"):
         raise ConfigError(
-            f"{path}: rope_scaling of type {kind!r} is not implemented; linear and llama3 are. Without rope_scaling "
-            "the model is another one, so remove it from the file only if you mean that"
+            f"{path}: rope_scaling of type {kind!r} is not implemented; linear, llama3 and yarn are. Without "
+            "rope_scaling the model is another one, so remove it from the file only if you mean that"
         )
+    if kind != "linear":
+        original = config.get(ORIGINAL) or rope.get(ORIGINAL) or config["max_position_embeddings"]
+        rope = {key: value for key, value in {**rope, ORIGINAL: original}.items() if value is not None}
     return theta, {"rope_type": kind, **rope}
 
 
-def _sliding_window(config: dict[str, Any], model_type: str, path: Path) -> int | None:
-    """The shortest window of any layer. Llama has none, Mistral's is always on, Qwen's only when it is asked for."""
-    kinds = _of_kind(config, "layer_types", list, path) or []
-    if others := [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]:
+def _windows(config: dict[str, Any], model_type: str, path: Path) -> dict[str, Any]:
+    """Llama has none, Mistral's is in all layers. Qwen's is only there where it is asked for, and in the layers that
+    layer_types names, or else, in older files, in those from max_window_layers on."""
+    kinds = _of_kind(config, "layer_types", list, path)
+    if others := [kind for kind in kinds or () if kind not in ("full_attention", "sliding_attention")]:
         raise ConfigError(f"{path}: layer_types {others[0]!r} is not implemented; only attention is")
-    if model_type == "llama" or (model_type != "mistral" and not config.get("use_sliding_window")):
-        return None
-    if model_type != "mistral" and set(kinds) == {"full_attention"}:
-        return None
-    window: int | None = config.get("sliding_window", DEFAULT_WINDOW)
-    return window
+    window = config.get("sliding_window", DEFAULT_WINDOW)
+    if model_type == "llama" or window is None or (model_type != "mistral" and not config.get("use_sliding_window")):
+        return {}
+    layers = config["num_hidden_layers"]
+    if kinds is None and isinstance(layers, int):
+        full = config.get("max_window_layers", DEFAULT_WINDOW_LAYERS)
+        kinds = ["sliding_attention" if layer >= full else "full_attention" for layer in range(layers)]
+    if model_type == "mistral" or kinds == ["sliding_attention"] * layers:
+        return {"sliding_window": window}
+    return {"sliding_window": window, "layer_types": kinds} if "sliding_attention" in kinds else {}

@@ -160,6 +160,7 @@ def make_feeder(plan: Plan, world: World, entries: Sequence[DatasetConfig], data
         packs_per_microbatch=config.packs_per_microbatch,
         per_document=config.loss_normalization == "documents",
         pinned=world.device.type == "cuda",
+        windows=plan.architecture.windows,
     )
 
 

@@ -129,16 +129,25 @@ def _dtype_key(config: Settings, dtype: str) -> Settings:
 
 def _describe(architecture: Architecture, manifest: Manifest) -> Settings:
     """A config.json in the spelling of transformers 4, which 5 reads as well."""
-    window = architecture.sliding_window
+    written = architecture.model_dump(exclude={"rope_scaling", "layer_types"})
     config: Settings = {
-        **architecture.model_dump(),
+        **written,
+        "rope_scaling": architecture.rope_scaling and architecture.rope_scaling.model_dump(exclude_none=True),
         "architectures": [SUPPORTED[architecture.model_type]],
         "hidden_act": "silu",
         "max_position_embeddings": architecture.max_position_embeddings or manifest.seq_len,
     }
     if architecture.model_type.startswith("qwen"):
-        config |= {"use_sliding_window": window is not None, "max_window_layers": 0}
+        config |= _describe_windows(architecture)
     return config
+
+
+def _describe_windows(architecture: Architecture) -> Settings:
+    """Qwen's. Readers that know no layer_types take the layers from max_window_layers on."""
+    kinds = ["full_attention" if window is None else "sliding_attention" for window in architecture.windows]
+    slides = "sliding_attention" in kinds
+    first = kinds.index("sliding_attention") if slides else len(kinds)
+    return {"use_sliding_window": slides, "max_window_layers": first, "layer_types": kinds}
 
 
 def _json(value: Any) -> bytes:

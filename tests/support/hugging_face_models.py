@@ -18,6 +18,8 @@ LLAMA3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 24,
 }
+YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
 def small_sizes(seed: int) -> dict[str, Any]:
@@ -40,6 +42,10 @@ def many_heads(sizes: dict[str, Any]) -> dict[str, Any]:
     return {**sizes, "num_key_value_heads": sizes["num_attention_heads"]}
 
 
+def three_layers(sizes: dict[str, Any]) -> dict[str, Any]:
+    return {**sizes, "num_hidden_layers": 3}
+
+
 def rope(theta: float, **scaling: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", **scaling, "rope_theta": theta}}
 
@@ -55,10 +61,22 @@ FAMILIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "llama-biases": lambda sizes: LlamaConfig(**sizes, **rope(1e4), attention_bias=True, mlp_bias=True),
     "smollm2": lambda sizes: LlamaConfig(**sizes, **rope(1e5), tie_word_embeddings=True),
     "mistral": lambda sizes: MistralConfig(**sizes, **rope(1e6), head_dim=12, sliding_window=None),
-    "mistral-window": lambda sizes: MistralConfig(**sizes, **rope(1e4), sliding_window=700),
+    "mistral-window": lambda sizes: MistralConfig(**sizes, **rope(1e4), sliding_window=7),
     "qwen2": lambda sizes: Qwen2Config(**sizes, **rope(1e6)),
     "qwen2.5": lambda sizes: Qwen2Config(**sizes, **rope(1e6), tie_word_embeddings=True),
+    "qwen2.5-yarn": lambda sizes: Qwen2Config(**sizes, **rope(1e6, **YARN_SCALING)),
+    "qwen2-window": lambda sizes: Qwen2Config(
+        **three_layers(sizes), **rope(1e6), use_sliding_window=True, sliding_window=6, max_window_layers=1
+    ),
     "qwen3": lambda sizes: Qwen3Config(**sizes, **rope(1e6), head_dim=14, tie_word_embeddings=True),
+    "qwen3-window": lambda sizes: Qwen3Config(
+        **three_layers(sizes),
+        **rope(1e6),
+        head_dim=14,
+        use_sliding_window=True,
+        sliding_window=5,
+        layer_types=ALTERNATING,
+    ),
     "qwen3-biases": lambda sizes: Qwen3Config(**sizes, **rope(1e6), head_dim=10, attention_bias=True),
 }
 
@@ -87,9 +105,11 @@ def save_model(model: Any, folder: Path, spelling: int = 5, max_shard_size: str 
 
 
 def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
+    """Its first versions have no layer_types, which mostly follow from max_window_layers."""
     scaling = dict(config["rope_parameters"])
     theta = scaling.pop("rope_theta")
-    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype", "layer_types")}
+    dropped = ["rope_parameters", "dtype", *(["layer_types"] if config.get("layer_types") != ALTERNATING else [])]
+    kept = {key: value for key, value in config.items() if key not in dropped}
     return {
         **kept,
         "rope_theta": theta,

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hugging_face_models import FAMILIES, as_version_4, small_sizes
 from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
 
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest, load_manifest
 from schemas.store import Folder
-from train.architecture import PRESETS, Architecture, Llama3Scaling, check_fit
+from train.architecture import PRESETS, Architecture, Llama3Scaling, YarnScaling, check_fit
 from train.model_folder import read_architecture
 
 LLAMA_2 = {
@@ -28,7 +29,7 @@ LLAMA_2 = {
     "torch_dtype": "float16",
     "vocab_size": 32000,
 }
-QWEN_3 = {
+QWEN_3: dict[str, Any] = {
     **LLAMA_2,
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -45,6 +46,12 @@ def write(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
+def windows_of(config: Any) -> list[int | None]:
+    """What the layers of transformers' own model have; Mistral's are all alike, and say nothing."""
+    layers = AutoModelForCausalLM.from_config(config).model.layers
+    return [getattr(layer.self_attn, "sliding_window", getattr(config, "sliding_window", None)) for layer in layers]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_spellings_say_the_same(family: str, tmp_path: Path) -> None:
     config = FAMILIES[family](small_sizes(3))
@@ -54,11 +61,11 @@ def test_both_spellings_say_the_same(family: str, tmp_path: Path) -> None:
     new = json.loads((tmp_path / "config.json").read_text())
     found = read_architecture(tmp_path)
     assert found == read_architecture(write(tmp_path, as_version_4(new)))
-    for name in set(Architecture.model_fields) & set(new) - {"sliding_window"}:
+    for name in set(Architecture.model_fields) & set(new) - {"sliding_window", "layer_types"}:
         assert getattr(found, name) == new[name], name
     assert found.rope_theta == new["rope_parameters"]["rope_theta"]
     assert (found.rope_scaling is None) == (new["rope_parameters"]["rope_type"] == "default")
-    assert found.sliding_window == (700 if family == "mistral-window" else None)
+    assert list(found.windows) == windows_of(config)
 
 
 def test_what_an_old_config_leaves_out(tmp_path: Path) -> None:
@@ -82,8 +89,9 @@ def test_what_an_old_config_leaves_out(tmp_path: Path) -> None:
         ({"attention_dropout": 0.1}, "attention_dropout '0.1'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "partial_rotary_factor"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn' is not implemented; linear and llama3 are"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "'longrope' is not implemented; linear, llama3"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ({"rope_scaling": {"type": "yarn", "factor": None}}, "factor"),
         ({"rope_scaling": {"type": "linear"}}, "factor"),
         ({"rope_interleaved": True}, "rope_interleaved"),
         ({"quantization_config": {"quant_method": "gptq"}}, "take the folder of the unquantized model"),
@@ -120,17 +128,50 @@ def test_a_folder_without_a_readable_config(tmp_path: Path) -> None:
             read_architecture(tmp_path)
 
 
+FOUR_LAYERS = {**QWEN_3, "num_hidden_layers": 4, "sliding_window": 512}
+MISTRAL = {**FOUR_LAYERS, "architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+S, F = "sliding_attention", "full_attention"
+
+
 @pytest.mark.parametrize(
-    ("changes", "window"),
+    ("config", "windows"),
     [
-        ({}, None),
-        ({"use_sliding_window": True}, 512),
-        ({"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]}, 512),
-        ({"use_sliding_window": True, "layer_types": ["full_attention"]}, None),
+        (FOUR_LAYERS, [None] * 4),
+        ({**FOUR_LAYERS, "use_sliding_window": True}, [None] * 4),  # max_window_layers is 28 where it is not said
+        ({**FOUR_LAYERS, "use_sliding_window": True, "max_window_layers": 0}, [512] * 4),
+        ({**FOUR_LAYERS, "use_sliding_window": True, "max_window_layers": 3}, [None, None, None, 512]),
+        ({**FOUR_LAYERS, "use_sliding_window": True, "layer_types": [F, S, S, F]}, [None, 512, 512, None]),
+        ({**FOUR_LAYERS, "use_sliding_window": True, "layer_types": [F] * 4}, [None] * 4),
+        ({**FOUR_LAYERS, "use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, [None] * 4),
+        (MISTRAL, [512] * 4),
+        ({**MISTRAL, "layer_types": [F, S, S, F]}, [512] * 4),
+        ({**MISTRAL, "sliding_window": None}, [None] * 4),
+        ({key: value for key, value in MISTRAL.items() if key != "sliding_window"}, [4096] * 4),
+        ({**LLAMA_2, "num_hidden_layers": 4, "sliding_window": 512}, [None] * 4),
     ],
 )
-def test_a_sliding_window_counts_where_it_is_used(changes: dict[str, Any], window: int | None, tmp_path: Path) -> None:
-    assert read_architecture(write(tmp_path, {**QWEN_3, **changes})).sliding_window == window
+def test_layers_have_the_windows_that_transformers_gives_them(config: Any, windows: Any, tmp_path: Path) -> None:
+    assert list(read_architecture(write(tmp_path, config)).windows) == windows
+
+
+def test_layers_without_a_type(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 layer_types for num_hidden_layers 4; give one for each"):
+        read_architecture(write(tmp_path, {**FOUR_LAYERS, "use_sliding_window": True, "layer_types": [F, S]}))
+
+
+@pytest.mark.parametrize("outside", [{}, {"original_max_position_embeddings": 1000}])
+def test_yarn_stretches_the_positions_that_there_are(outside: dict[str, int], tmp_path: Path) -> None:
+    """The original number of positions is that beside rope_scaling, in it, or max_position_embeddings."""
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "mscale": None}
+    found = read_architecture(write(tmp_path, {**LLAMA_2, **outside, "rope_scaling": yarn}))
+    assert isinstance(found.rope_scaling, YarnScaling)
+    assert found.rope_scaling.original_max_position_embeddings == (1000 if outside else 2048)
+    assert (found.max_position_embeddings, found.longest) == (4096, 4096 if outside else 8192)
+    short = {"type": "yarn", "factor": 4.0}
+    assert read_architecture(write(tmp_path, {**LLAMA_2, "rope_scaling": short})).longest == 4 * 4096
+
+
+TWICE = YarnScaling(rope_type="yarn", factor=2.0, original_max_position_embeddings=6)
 
 
 @pytest.fixture
@@ -142,7 +183,7 @@ def manifest(tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: A
 def test_a_model_takes_the_data_sets_vocabulary_or_keeps_its_own(manifest: Manifest) -> None:
     tiny = PRESETS["tiny"]
     assert check_fit(tiny, manifest, "data").vocab_size == 50
-    fits = {"vocab_size": 60, "max_position_embeddings": 16, "sliding_window": 16}
+    fits = {"vocab_size": 60, "max_position_embeddings": 16, "sliding_window": 4}
     assert check_fit(tiny.model_copy(update=fits), manifest, "data").vocab_size == 60
 
 
@@ -154,10 +195,13 @@ def test_a_model_takes_the_data_sets_vocabulary_or_keeps_its_own(manifest: Manif
             {"max_position_embeddings": 15},
             "data: the data set's seq_len is 16, the model's max_position_embeddings is 15",
         ),
-        ({"sliding_window": 8}, "seq_len is 16, the model's sliding_window is 8; build the data set with seq_len 8"),
+        (
+            {"max_position_embeddings": 6, "rope_scaling": TWICE},
+            "the model's max_position_embeddings, stretched by yarn, is 12; build the data set with seq_len 12",
+        ),
     ],
 )
-def test_data_that_do_not_fit_are_refused(changes: dict[str, int], message: str, manifest: Manifest) -> None:
+def test_data_that_do_not_fit_are_refused(changes: dict[str, Any], message: str, manifest: Manifest) -> None:
     with pytest.raises(ConfigError, match=message):
         check_fit(PRESETS["tiny"].model_copy(update=changes), manifest, "data")
 
@@ -168,7 +212,10 @@ def test_data_that_do_not_fit_are_refused(changes: dict[str, int], message: str,
         ({"head_dim": 7}, "head_dim 7 is no even number"),
         ({"model_type": "mistral", "attention_bias": True}, "mistral has no attention_bias"),
         ({"model_type": "qwen3", "mlp_bias": True}, "qwen3 has no mlp_bias"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, "longrope"),
+        ({"sliding_window": 8}, "llama has no sliding_window; mistral, qwen2 and qwen3"),
+        ({"model_type": "mistral", "sliding_window": 8, "layer_types": [S, S]}, "layers of qwen2 and qwen3"),
+        ({"model_type": "qwen2", "layer_types": [S, S]}, "layers of qwen2 and qwen3"),
         ({"hidden_size": 0}, "greater than 0"),
         ({"num_attention_heads": 0}, "greater than 0"),
         ({"hidden_size": "wide"}, "valid integer"),

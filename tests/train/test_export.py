@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from building import run_packline
-from hugging_face_models import FAMILIES, LLAMA3_SCALING, make_model, save_model
+from hugging_face_models import FAMILIES, LLAMA3_SCALING, YARN_SCALING, make_model, save_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -87,9 +87,14 @@ def test_transformers_loads_it_with_equal_logits(family: str, spelling: int, cha
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"rope_scaling": LLAMA3_SCALING, "head_dim": 10, "attention_bias": True, "mlp_bias": True},
-    "mistral": {"sliding_window": 600, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-    "qwen2": {"tie_word_embeddings": True, "sliding_window": 600},
-    "qwen3": {"head_dim": 12, "rope_theta": 1e6},
+    "mistral": {"sliding_window": 30, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "qwen2": {"tie_word_embeddings": True, "sliding_window": 20, "rope_scaling": YARN_SCALING},
+    "qwen3": {
+        "head_dim": 12,
+        "rope_theta": 1e6,
+        "sliding_window": 20,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
 }
 
 

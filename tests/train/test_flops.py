@@ -60,6 +60,15 @@ def test_a_pair_is_a_query_and_a_key_not_after_it() -> None:
     assert count_pairs(torch.tensor(lengths, dtype=torch.int32).numpy()) == len(pairs)
 
 
+def test_no_query_sees_more_keys_than_its_window_holds() -> None:
+    lengths, window = [4, 1, 7, 3], 3
+    pairs = [(query, key) for length in lengths for query in range(length) for key in range(length) if key <= query]
+    near = [(query, key) for query, key in pairs if query - key < window]
+    assert count_pairs(lengths, [window]) == len(near) < len(pairs)
+    assert count_pairs(lengths, [window, None, None, None]) == round((len(near) + 3 * len(pairs)) / 4)
+    assert count_pairs(lengths, [7, 100]) == len(pairs)
+
+
 def test_long_documents_do_not_overflow() -> None:
     lengths = torch.full((3,), 1 << 20, dtype=torch.int32).numpy()
     assert count_pairs(lengths) == 3 * (1 << 20) * ((1 << 20) + 1) // 2

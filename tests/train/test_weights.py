@@ -12,7 +12,7 @@ from torch import Tensor
 
 from schemas.errors import ConfigError
 from train.architecture import PRESETS, Architecture
-from train.attention import isolate
+from train.attention import Isolation, isolate
 from train.loss import Trained
 from train.model import Decoder
 from train.model_folder import read_architecture
@@ -30,7 +30,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     return model
 
 
-def make_inputs() -> tuple[Tensor, Tensor, Tensor]:
+def make_inputs() -> tuple[Tensor, Tensor, Isolation]:
     input_ids = torch.randint(0, VOCAB_SIZE, (len(LENGTHS), SEQ_LEN), generator=torch.Generator().manual_seed(5))
     position_ids, document_ids, cu_seqlens = rows_of(LENGTHS, SEQ_LEN)
     return input_ids, position_ids, isolate(document_ids, cu_seqlens, "sdpa")
@@ -63,7 +63,7 @@ def test_packed_rows_have_the_logits_that_transformers_has_for_each_document(
     assert (oracle(input_ids).logits - expected).abs().max() > 1e-2  # it matters which document is seen
 
 
-@pytest.mark.parametrize("family", ["llama3.1", "qwen2.5"])
+@pytest.mark.parametrize("family", ["llama3.1", "qwen2.5-yarn", "mistral-window", "qwen3-window"])
 def test_the_loss_is_that_of_the_trained_places_alone(family: str, tmp_path: Path) -> None:
     """And so are the gradients, which come from transformers' logits and plain autograd. Its norms and rotary angles
     are computed in float32, whatever the dtype."""
