@@ -76,9 +76,9 @@ def cases_of(ranks: int) -> list[Case]:
         for data, step, variant in product(DATA, ("even", "uneven"), variants)
     ]
     if ranks == 4:
-        placed = product(("float64", "float32"), ("weights",), ("long",), BOTH_LOSSES, PLACEMENTS)
-        cases += [Case(*parts) for parts in placed]
-        cases += [Case("bfloat16", "weights", "long", "plain", "hsdp")]
+        placed = [("float64", *parts) for parts in product(BOTH_LOSSES, PLACEMENTS)]
+        placed += [("float32", "plain", "hsdp offload"), ("bfloat16", "plain", "hsdp")]
+        cases += [Case(dtype, "weights", "long", variant, placement) for dtype, variant, placement in placed]
     return cases
 
 
