@@ -16,7 +16,7 @@ from train.batch import Batch, Entry, make_batch
 from train.config import TrainConfig
 from train.model import Decoder
 from train.packs import Pack, ShardedPacks
-from train.parallel import World, dtypes_of, join_world
+from train.parallel import World, describe_ranks, dtypes_of, join_world
 from train.plan import plan_run
 from train.run import make_model
 from train.step import run_model
@@ -47,7 +47,7 @@ def examine(config: TrainConfig) -> bool:
         kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile, seq_len, windows)
         patient = Patient(config, make_model(config, plan.architecture, world), kernel, world)
         compiled = "compiled" if config.compile else "not compiled"
-        world.say(f"{world.ranks} x {world.device.type}, attention by {kernel}, {config.dtype}, {compiled}")
+        world.say(f"{describe_ranks(config, world)}, attention by {kernel}, {config.dtype}, {compiled}")
         findings = []
         for dataset, entry in zip(plan.datasets, config.datasets, strict=True):
             for number in _packs_with_documents(dataset):

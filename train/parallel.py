@@ -11,14 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from schemas.errors import ConfigError
 from train.config import TrainConfig
 from train.model import Decoder
 from train.recompute import recompute_activations
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-"""Counts are summed on the CPU, so that no rank waits for its GPU to learn them."""
+"""gloo sums counts on the CPU, so that no rank waits for its GPU to learn them, and what `cpu_offload` keeps there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,6 @@ class World:
     rank: int
     ranks: int
     device: torch.device
-    mesh: DeviceMesh
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all ranks, in float64; every rank must call it, with as many values."""
@@ -55,8 +55,7 @@ def join_world() -> Iterator[World]:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    ranks = dist.get_world_size()
-    yield World(dist.get_rank(), ranks, device, init_device_mesh(device.type, (ranks,)))
+    yield World(dist.get_rank(), dist.get_world_size(), device)
     dist.destroy_process_group()
 
 
@@ -82,11 +81,29 @@ def use_deterministic_kernels(wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted)
 
 
-def reshard(model: nn.Module) -> None:
-    """After a forward pass without a backward pass, which would do it."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+def make_mesh(shard_ranks: int | None, world: World) -> DeviceMesh:
+    """[shard]: all ranks share one copy of the model (FSDP). Or [replicate, shard]: so many neighbours share one, and
+    the copies are replicas (HSDP).
+
+    Every rank must call it. Raises ConfigError, on all ranks, where their number is no multiple of `shard_ranks`.
+    """
+    sharing = shard_ranks or world.ranks
+    if world.ranks % sharing:
+        raise ConfigError(
+            f"{world.ranks} ranks are no multiple of shard_ranks {sharing}; start {sharing} ranks or a multiple, or let "
+            "all ranks share one copy of the model with --set shard_ranks=null"
+        )
+    if sharing == world.ranks:
+        return init_device_mesh(world.device.type, (sharing,), mesh_dim_names=("shard",))
+    shape = world.ranks // sharing, sharing
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def describe_ranks(config: TrainConfig, world: World) -> str:
+    """As in `16 x cuda`, or in `2 x 8 x cuda` for two copies of the model that eight ranks each share."""
+    sharing = config.shard_ranks or world.ranks
+    copies = f"{world.ranks // sharing} x " if sharing < world.ranks else ""
+    return f"{copies}{sharing} x {world.device.type}{', offloaded to the host' if config.cpu_offload else ''}"
 
 
 def dtypes_of(config: TrainConfig) -> tuple[torch.dtype, torch.dtype]:
@@ -104,10 +121,12 @@ def parallelize(model: Decoder, config: TrainConfig, mesh: DeviceMesh) -> None:
         recompute_activations(block, config.activation_checkpointing)
         if config.compile:
             block.forward = torch.compile(block.forward, fullgraph=True)
-    shard_model(model, mesh, dtypes_of(config)[0])
+    # Pinned memory is what copies to and from a GPU are fast with; without one torch cannot pin any.
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if config.cpu_offload else OffloadPolicy()
+    shard_model(model, mesh, dtypes_of(config)[0], offload)
 
 
-def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
+def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype, offload: OffloadPolicy) -> None:
     """Shard in place. Gradients are summed over the ranks, never averaged: the loss is divided by a global count.
 
     In bfloat16 only the computation is done: gradients are summed over the ranks in float32. Inputs are not cast, as
@@ -116,7 +135,21 @@ def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype) ->
     reduce_dtype = torch.promote_types(compute_dtype, torch.float32)
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
     for module in (*model.layers, model):
-        sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+        sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other reduction with a factor
+
+
+def sum_over_replicas(model: nn.Module, wanted: bool) -> None:
+    """Whether the backward passes from now on end with the sum over the replicas of the model. Without it a rank adds
+    what its own replica's ranks give to what it keeps of the step; the next pass with it sums all of that."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_all_reduce(wanted)
+
+
+def reshard(model: nn.Module) -> None:
+    """After a forward pass without a backward pass, which would do it."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -18,7 +18,7 @@ from train.model import Decoder
 from train.nonfinite import NONFINITE
 from train.optim import make_optimizer
 from train.packs import ShardedPacks
-from train.parallel import World, dtypes_of, parallelize, use_deterministic_kernels
+from train.parallel import World, describe_ranks, dtypes_of, make_mesh, parallelize, use_deterministic_kernels
 from train.plan import Plan, make_feeder, make_validation
 from train.signals import StopFlag
 from train.validate import Validation
@@ -61,7 +61,7 @@ def introduce(run: Run) -> None:
         packs = f"{len(dataset):,} packs of {dataset.manifest.seq_len:,}"
         tell(run, f"{entry.path}{_generation(dataset)}: {packs}, {trained:,} tokens trained")
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    where = f"{run.world.ranks} x {run.world.device.type}"
+    where = describe_ranks(config, run.world)
     tell(run, f"{parameters:,} parameters, {config.dtype} on {where}, attention by {run.kernel}")
     if run.validation:
         tell(run, f"validation on {sum(run.validation.sizes()):,} packs")
@@ -107,11 +107,13 @@ def open_log(plan: Plan, world: World) -> MetricsLog:
 
 
 def make_model(config: TrainConfig, architecture: Architecture, world: World, *, empty: bool = False) -> Decoder:
-    """The same weights on any number of ranks; none of them ever holds the whole model. empty: a checkpoint follows."""
+    """The same weights on any ranks in any placement; none of them ever holds more than its share. empty: a checkpoint
+    follows. Raises ConfigError, before memory is taken, where the ranks do not fit `shard_ranks`."""
+    mesh = make_mesh(config.shard_ranks, world)
     with torch.device("meta"):
         model = Decoder(architecture).to(dtypes_of(config)[1])
-    parallelize(model, config, world.mesh)
-    model.to_empty(device=world.device)
+    parallelize(model, config, mesh)
+    model.to_empty(device="cpu" if config.cpu_offload else world.device)
     if empty:
         return model
     if isinstance(config.model, ModelFolder) and config.model.weights == "pretrained":

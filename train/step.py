@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from train.attention import Kernel, isolate
 from train.batch import Batch
 from train.loss import Trained
-from train.parallel import World
+from train.parallel import World, sum_over_replicas
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,12 +64,14 @@ def accumulate_gradients(
 ) -> StepLoss:
     """Add the gradients of the step's loss to the parameters.
 
-    Every rank must call it, with as many micro-batches as the others.
+    Every rank must call it, with as many micro-batches as the others. Replicas are summed once, after the last.
     """
     assert count.weight > 0
     sums, weights = torch.zeros((2, groups), dtype=torch.float64, device=world.device)
     rows = []
-    for batch in (microbatch.to(world.device) for microbatch in microbatches):
+    for number, microbatch in enumerate(microbatches, 1):
+        batch = microbatch.to(world.device)
+        sum_over_replicas(model, number == len(microbatches))
         share, losses = run_model(model, batch, kernel, count.weight)
         share.backward()  # type: ignore[no-untyped-call]
         add_losses(sums, weights, batch, losses)

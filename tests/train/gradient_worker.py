@@ -1,24 +1,46 @@
 """Run by torchrun in test_step.py: one rank's part of a step through the trainer's own code, for several cases.
 
-usage: gradient_worker.py CASES.json OUTPUT_FOLDER; rank 0 writes each case's loss and full gradients there.
+usage: gradient_worker.py CASES.json OUTPUT_FOLDER [RUNS.json]
+
+Rank 0 writes each case's loss and full gradients into the folder. RUNS are for placement_worker.
 """
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from placement_worker import run_all
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from train.attention import choose_kernel
 from train.config import TrainConfig
 from train.mixture import PackRef
+from train.model import Decoder
+from train.optim import clip_gradients
 from train.parallel import World, dtypes_of, end_process, join_world
 from train.plan import make_feeder, plan_run
 from train.run import make_model
 from train.step import accumulate_gradients, count_step
+
+
+class Collectives(TorchDispatchMode):
+    """Counts what goes over the wire, by operation and dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        if function.namespace == "c10d":
+            sent = next(value for value in torch.utils._pytree.tree_leaves(arguments) if isinstance(value, Tensor))
+            self.counts[f"{function._schema.name} {sent.dtype}"] += 1
+        return function(*arguments, **(keywords or {}))
 
 
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
@@ -29,12 +51,21 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     microbatches = next(feeder.load([[PackRef(0, pack) for pack in case["packs"]]]))
     count = count_step(microbatches, False, world)
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
-    loss = accumulate_gradients(model, microbatches, count, 1, kernel, world)
+    with Collectives() as collectives:
+        loss = accumulate_gradients(model, microbatches, count, 1, kernel, world)
     here = sum(len(batch.places) for batch in microbatches)
     by_rank = [int(total) for total in world.sum([here * (rank == world.rank) for rank in range(world.ranks)])]
-    grads = {name: gather_gradient(parameter) for name, parameter in model.named_parameters()}
     facts = {"loss": loss.mean, "count": count.trained_tokens, "by_rank": by_rank, "microbatches": len(microbatches)}
-    return {**facts, "grads": grads}
+    grads = gather_gradients(model)
+    norm = clip_gradients(model, config.clip_norm)
+    clipped = gather_gradients(model)
+    agreed = agree(clipped, world)
+    return {**facts, "grads": grads, "norm": norm, "clipped": clipped, "agreed": agreed, "wire": collectives.counts}
+
+
+def gather_gradients(model: Decoder) -> dict[str, Tensor]:
+    """Each whole, as this rank's replica has it."""
+    return {name: gather_gradient(parameter).clone() for name, parameter in model.named_parameters()}
 
 
 def gather_gradient(parameter: Tensor) -> Tensor:
@@ -42,13 +73,23 @@ def gather_gradient(parameter: Tensor) -> Tensor:
     return parameter.grad.full_tensor()
 
 
+def agree(tensors: dict[str, Tensor], world: World) -> bool:
+    """Whether all ranks have the bits of rank 0."""
+    own = torch.cat([tensor.flatten() for tensor in tensors.values()])
+    first = own.clone()
+    dist.broadcast(first, src=0)
+    return world.sum([float(torch.equal(own, first))]) == [world.ranks]
+
+
 def main() -> None:
-    cases, output = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    cases, output, *runs = map(Path, sys.argv[1:])
     with join_world() as world:
-        for name, case in cases.items():
+        for name, case in json.loads(cases.read_text()).items():
             result = run_case(case, world)
             if world.rank == 0:
                 torch.save(result, output / f"{name}.pt")
+        for path in runs:
+            run_all(json.loads(path.read_text()), world)
     end_process(0)
 
 

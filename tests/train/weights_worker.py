@@ -13,6 +13,7 @@ import torch.distributed as dist
 from hugging_face_models import VOCAB_SIZE, rows_of
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import OffloadPolicy
 from torch.distributed.tensor import DTensor
 
 from train import export
@@ -30,7 +31,7 @@ from train.weights import initialise, load_weights, stream_full
 def make_shards(architecture: Architecture) -> Decoder:
     with torch.device("meta"):
         model = Decoder(architecture)
-    shard_model(model, init_device_mesh("cpu", (dist.get_world_size(),)), torch.float32)
+    shard_model(model, init_device_mesh("cpu", (dist.get_world_size(),)), torch.float32, OffloadPolicy())
     model.to_empty(device="cpu")
     return model
 
