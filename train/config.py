@@ -150,7 +150,7 @@ class TrainConfig(Section):
         default=False, description="weights, gradients and optimizer state stay in the memory of the host"
     )
     balance: bool = Field(
-        default=True, description="deal the packs of a step to ranks by what their attention costs, and not in turn"
+        default=True, description="deal the packs of a step to ranks by what their attention costs; false: in turn"
     )
     attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"
     activation_checkpointing: Literal["none", "selective", "full"] = "none"

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from schemas.errors import DatasetError
 from train.batch import Batch, Entry, make_batch
+from train.deal import Hand, deal_by_cost, deal_in_turn
+from train.flops import count_pairs
 from train.groups import Groups
 from train.mixture import Mixture, PackRef
-from train.order import deal
-from train.packs import ShardedPacks
+from train.packs import ShardedPacks, find_borders
 
 Item = TypeVar("Item")
 
@@ -25,6 +26,14 @@ STEPS_AHEAD = 4
 
 THREADS = 4
 """That fetch and check shards. Hashing gives up the interpreter's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one rank has of a step."""
+
+    places: list[int]  # in the step, of its packs, which are the rows of its micro-batches
+    microbatches: list[Batch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +46,21 @@ class Feeder:
     rank: int
     ranks: int
     packs_per_microbatch: int
+    balance: bool  # deal packs by cost, which is read of all packs of a step, else in turn
     per_document: bool
     pinned: bool
     windows: Sequence[int | None] = (None,)  # those of the model's layers
 
-    def load(self, steps: Iterable[Sequence[PackRef]]) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each step; every rank has as many. Raises DatasetError for a damaged shard."""
+    def load(self, steps: Iterable[Sequence[PackRef]]) -> Iterator[Share]:
+        """This rank's share of each step; every rank has as many micro-batches. Raises DatasetError for a damaged
+        shard."""
         pool = ThreadPoolExecutor(THREADS)
         shards = _ShardsAhead(self.datasets, pool)
-        coming: deque[tuple[list[Sequence[PackRef]], list[Future[None]]]] = deque()
+        coming: deque[tuple[Sequence[PackRef], list[Future[None]]]] = deque()
         ahead = 0  # the first step waits for its own shards alone
         try:
             for packs in steps:
-                own = deal(packs, self.rank, self.ranks, self.packs_per_microbatch)
-                coming.append((own, shards.prepare(ref for part in own for ref in part)))
+                coming.append((packs, shards.prepare(self._read(packs))))
                 if len(coming) > ahead:
                     yield self._load(*coming.popleft())
                     ahead = min(ahead + 1, STEPS_AHEAD)
@@ -59,10 +69,31 @@ class Feeder:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # a run that stops does not wait for what it fetches
 
-    def _load(self, own: Sequence[Sequence[PackRef]], shards: Sequence[Future[None]]) -> list[Batch]:
+    def _read(self, packs: Sequence[PackRef]) -> Sequence[PackRef]:
+        """Those of a step's packs of which this rank reads anything."""
+        return packs if self._by_cost else [packs[place] for own in self._deal(packs) for place in own]
+
+    def _load(self, packs: Sequence[PackRef], shards: Sequence[Future[None]]) -> Share:
         for shard in shards:
             shard.result()
-        return [self._batch(packs) for packs in own]
+        hand = self._deal(packs)
+        places = [place for own in hand for place in own]
+        return Share(places, [self._batch([packs[place] for place in own]) for own in hand])
+
+    @property
+    def _by_cost(self) -> bool:
+        return self.balance and self.ranks > 1
+
+    def _deal(self, packs: Sequence[PackRef]) -> Hand:
+        if self._by_cost:
+            return deal_by_cost([self._cost(ref) for ref in packs], self.ranks, self.packs_per_microbatch)[self.rank]
+        return deal_in_turn(len(packs), self.ranks, self.packs_per_microbatch)[self.rank]
+
+    def _cost(self, ref: PackRef) -> int:
+        """What its attention costs: the pairs of a query and a key, also those of the padding, which is computed."""
+        packs, row = self.datasets[ref.dataset].locate(ref.pack)
+        borders = find_borders(packs.doc_lengths[packs.documents(row)], packs.input_ids.shape[1])
+        return count_pairs(np.diff(borders).tolist())
 
     def _batch(self, packs: Sequence[PackRef]) -> Batch:
         entries = [self._entry(ref) for ref in packs]
@@ -97,6 +128,7 @@ class _ShardsAhead:
 class StepData:
     packs: list[PackRef]  # of all ranks
     taken: tuple[int, ...]  # packs of each data set up to the end of this step: the state of the data
+    places: list[int]  # in `packs`, of this rank's, which are the rows of its micro-batches
     microbatches: list[Batch]  # of this rank
 
 
@@ -106,8 +138,8 @@ def feed_steps(
     """The data of the steps that follow `taken`; sizes: the number of packs of each. It ends before a step after
     which a data set had given more than its limit."""
     steps, ahead = tee(_choose_packs(mixture, taken, sizes, limits))
-    for (packs, end), microbatches in zip(steps, feeder.load(packs for packs, _ in ahead), strict=True):
-        yield StepData(packs, end, microbatches)
+    for (packs, end), share in zip(steps, feeder.load(packs for packs, _ in ahead), strict=True):
+        yield StepData(packs, end, share.places, share.microbatches)
 
 
 def _choose_packs(

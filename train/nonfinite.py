@@ -26,7 +26,7 @@ def find_nonfinite(
     world: World,
 ) -> NonFiniteStep:
     """The error to raise; rank 0 has written the step's packs to OUTPUT/nonfinite.json. Every rank must call it."""
-    mine = {row * world.ranks + world.rank for row in loss.broken}  # as train.order.deal has it
+    mine = {data.places[row] for row in loss.broken}
     broken = world.sum([float(number in mine) for number in range(len(data.packs))])
     packs = [
         {

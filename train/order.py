@@ -18,14 +18,12 @@ number of ranks nor that of micro-batches is in it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.splitmix import mix
 
-Item = TypeVar("Item")
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
@@ -110,12 +108,3 @@ def _shuffle_bits(values: UInt64s, keys: UInt64s, half_bits: UInt64s) -> UInt64s
     for number in range(ROUNDS):
         left, right = right, left ^ (mix(right + mix(keys + np.uint64(number))) & mask)
     return left << half_bits | right
-
-
-def deal(packs: Sequence[Item], rank: int, ranks: int, packs_per_microbatch: int) -> list[Sequence[Item]]:
-    """One rank's micro-batches of a step: of each `ranks` packs it takes one, so no rank has two more than another.
-
-    Every rank gets as many micro-batches; the last ones may be short or empty.
-    """
-    own, most = packs[rank::ranks], -(-len(packs) // ranks)
-    return [own[start : start + packs_per_microbatch] for start in range(0, most, packs_per_microbatch)]

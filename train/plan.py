@@ -1,7 +1,7 @@
 """What a run will do, known from config, manifests and config.json alone, before any rank or memory is taken."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -158,6 +158,7 @@ def make_feeder(plan: Plan, world: World, entries: Sequence[DatasetConfig], data
         rank=world.rank,
         ranks=world.ranks,
         packs_per_microbatch=config.packs_per_microbatch,
+        balance=config.balance,
         per_document=config.loss_normalization == "documents",
         pinned=world.device.type == "cuda",
         windows=plan.architecture.windows,
@@ -168,7 +169,9 @@ def make_validation(plan: Plan, world: World) -> Validation | None:
     wanted = plan.config.validation
     if wanted is None:
         return None
-    return Validation(make_feeder(plan, world, wanted.datasets, plan.validation), wanted.packs, plan.config.seed)
+    feeder = make_feeder(plan, world, wanted.datasets, plan.validation)
+    in_turn = replace(feeder, balance=False)  # a round is one micro-batch for each rank: little to balance
+    return Validation(in_turn, wanted.packs, plan.config.seed)
 
 
 def _find_architecture(config: TrainConfig, datasets: Sequence[ShardedPacks]) -> Architecture:

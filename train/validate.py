@@ -32,8 +32,8 @@ class Validation:
 
     def batches(self) -> Iterator[Batch]:
         """This rank's, one at a time; every rank has as many. Raises DatasetError for a damaged shard."""
-        for microbatches in self.feeder.load(self._rounds()):
-            yield from microbatches
+        for share in self.feeder.load(self._rounds()):
+            yield from share.microbatches
 
     def _rounds(self) -> Iterator[list[PackRef]]:
         """Packs of which each rank computes one micro-batch."""

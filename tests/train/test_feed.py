@@ -13,11 +13,11 @@ from schemas.errors import DatasetError
 from schemas.policy import PRESETS
 from train.feed import Feeder, end_in_error, feed_steps, read_ahead
 from train.groups import Groups
-from train.mixture import Mixture
+from train.mixture import Mixture, PackRef
 from train.packs import ShardedPacks
 
 
-def make_feeder(datasets: Sequence[ShardedPacks], rank: int, ranks: int) -> Feeder:
+def make_feeder(datasets: Sequence[ShardedPacks], rank: int, ranks: int, balance: bool = False) -> Feeder:
     return Feeder(
         datasets=datasets,
         tables=[PRESETS["all"].table(), PRESETS["assistant"].table()],
@@ -25,19 +25,21 @@ def make_feeder(datasets: Sequence[ShardedPacks], rank: int, ranks: int) -> Feed
         rank=rank,
         ranks=ranks,
         packs_per_microbatch=2,
+        balance=balance,
         per_document=False,
         pinned=False,
     )
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("balance", [False, True], ids=["in turn", "by cost"])
 def test_ranks_together_read_each_pack_of_each_step_with_its_policy(
-    ranks: int, tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]
+    balance: bool, ranks: int, tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]
 ) -> None:
     datasets = [ShardedPacks(build_dataset(tmp_path / name, unequal_packs)) for name in ("one", "two")]
     mixture, sizes = Mixture(datasets, None, 3, None), [4, 4, 2]
     fed = [
-        list(feed_steps(make_feeder(datasets, rank, ranks), mixture, (0, 0), sizes, [math.inf] * 2))
+        list(feed_steps(make_feeder(datasets, rank, ranks, balance), mixture, (0, 0), sizes, [math.inf] * 2))
         for rank in range(ranks)
     ]
     seen: list[tuple[int, list[int]]] = []
@@ -47,6 +49,9 @@ def test_ranks_together_read_each_pack_of_each_step_with_its_policy(
         rows = [row.tolist() for step in steps for batch in step.microbatches for row in batch.input_ids]
         expected = [datasets[ref.dataset][ref.pack].input_ids.tolist() for ref in steps[0].packs]
         assert sorted(row for row in rows if any(row)) == sorted(expected)
+        for step in steps:
+            own = [row.tolist() for batch in step.microbatches for row in batch.input_ids][: len(step.places)]
+            assert own == [expected[place] for place in step.places]
         seen += [(ref.dataset, row) for ref, row in zip(steps[0].packs, expected, strict=True)]
         groups = [group for step in steps for batch in step.microbatches for group in batch.groups.tolist()]
         trained = [
@@ -87,10 +92,23 @@ def test_an_error_comes_where_the_item_would() -> None:
     assert (first, str(last)) == (1, "the second cannot be read")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_damaged_shard_ends_the_steps_before_the_first_that_reads_it(
-    rank: int, tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_by_cost_the_dearest_packs_are_shared_out(
+    ranks: int, tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]
 ) -> None:
+    """Squares of documents and of the padding: 85 + 9, 256, 110, 73 + 25, 144 + 16. Alone a rank has them in turn."""
+    dataset = ShardedPacks(build_dataset(tmp_path / "one", unequal_packs))
+    refs = [PackRef(0, pack) for pack in (0, 1, 2, 3, 4)]
+    shares = [next(make_feeder([dataset], rank, ranks, balance=True).load([refs])) for rank in range(ranks)]
+    assert [share.places for share in shares] == ([[0, 1, 2, 3, 4]] if ranks == 1 else [[1, 3], [4, 2, 0]])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("balance", [False, True], ids=["in turn", "by cost"])
+def test_a_damaged_shard_ends_the_steps_before_the_first_that_reads_it(
+    balance: bool, rank: int, tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]
+) -> None:
+    """By cost all ranks read something of all packs."""
     datasets = [ShardedPacks(build_dataset(tmp_path / name, unequal_packs)) for name in ("one", "two")]
     shard = tmp_path / "two" / "shards" / "00003.arrow"
     shard.write_bytes(b"!" + shard.read_bytes()[1:])
@@ -98,10 +116,11 @@ def test_a_damaged_shard_ends_the_steps_before_the_first_that_reads_it(
     taken, expected = (0, 0), 0
     while True:
         packs, taken = mixture.take(taken, 3)
-        if any(ref.dataset == 1 and ref.pack >= 3 for ref in packs[rank::2]):
+        if any(ref.dataset == 1 and ref.pack >= 3 for ref in (packs if balance else packs[rank::2])):
             break
         expected += 1
-    *steps, error = end_in_error(feed_steps(make_feeder(datasets, rank, 2), mixture, (0, 0), sizes, [math.inf] * 2))
+    feeder = make_feeder(datasets, rank, 2, balance)
+    *steps, error = end_in_error(feed_steps(feeder, mixture, (0, 0), sizes, [math.inf] * 2))
     assert isinstance(error, DatasetError)
     assert len(steps) == expected
 

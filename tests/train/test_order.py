@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from train.order import PackOrder, deal
+from train.order import PackOrder
 
 SEEDS = st.integers(0, 2**63 - 1)
 SHARDS = st.lists(st.integers(0, 300), min_size=1, max_size=12).filter(any)
@@ -77,22 +77,6 @@ def test_neighbours_are_spread() -> None:
     """The distance of packs that follow each other is that of random ones: a third of the data set."""
     order = PackOrder([10_000] * 10, seed=5).take(0, 100_000)
     assert 0.32 < np.abs(np.diff(order)).mean() / 100_000 < 0.35
-
-
-@given(packs=st.integers(1, 40), ranks=st.integers(1, 9), size=st.integers(1, 5))
-def test_dealing_loses_nothing_and_gives_all_ranks_as_many_microbatches(packs: int, ranks: int, size: int) -> None:
-    numbers = list(range(packs))
-    dealt = [deal(numbers, rank, ranks, size) for rank in range(ranks)]
-    assert sorted(pack for mine in dealt for batch in mine for pack in batch) == numbers
-    assert len({len(mine) for mine in dealt}) == 1
-    assert all(len(batch) <= size for mine in dealt for batch in mine)
-
-
-def test_the_packs_of_a_step_are_the_same_for_any_number_of_ranks() -> None:
-    step = PackOrder([100], seed=1).take(24, 12).tolist()
-    for ranks in (1, 2, 3, 5, 16):
-        dealt = [pack for rank in range(ranks) for batch in deal(step, rank, ranks, 1) for pack in batch]
-        assert sorted(dealt) == sorted(step)
 
 
 PINNED = [4, 2, 1, 8, 6, 9, 0, 3, 7, 5, 2, 1, 6, 4, 5, 0, 7, 3, 9, 8]

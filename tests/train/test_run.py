@@ -151,7 +151,8 @@ def test_a_damaged_shard_stops_all_ranks_before_it_is_trained_on(
     train(load_settings(TrainConfig, config, ["packs_per_step=1", f"output={tmp_path / 'whole'}"]))
     whole = read_metrics(tmp_path / "whole")
     shard.write_bytes(content[:1000] + b"!" + content[1001:])
-    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", config, "--set", "packs_per_step=1")
+    overrides = ("--set", "packs_per_step=1", "--set", "balance=false")
+    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", config, *overrides)
     assert done.returncode == 1
     assert "exitcode  : 2" in done.stderr
     assert f"{shard}: shard is damaged" in done.stderr

@@ -10,7 +10,7 @@ import torch
 
 from schemas.policy import PRESETS as POLICIES
 from train.architecture import PRESETS
-from train.attention import block_causal_mask
+from train.attention import isolate
 from train.config import TrainConfig
 from train.loop import train
 from train.model import Decoder
@@ -27,7 +27,8 @@ def mean_loss(documents: Sequence[Any], policy: str, weighted: bool) -> float:
     total, count = 0.0, 0.0
     for doc in documents:
         ids = torch.tensor([doc.ids])
-        logits = model.logits(ids, torch.arange(len(doc.ids))[None], block_causal_mask(torch.zeros_like(ids)))[0]
+        alone = isolate(torch.zeros_like(ids), torch.tensor([0, len(doc.ids)], dtype=torch.int32), "sdpa")
+        logits = model.logits(ids, torch.arange(len(doc.ids))[None], alone)[0]
         for place in range(len(doc.ids) - 1):
             if table[doc.channel[place + 1]]:
                 weight = doc.weight[place + 1] if weighted else 1.0
