@@ -66,11 +66,16 @@ class LoggedStep:
     source_losses: Mapping[str, float | None]  # by source, as `losses`; empty unless asked for
 
 
-class Display(Protocol):
-    """Where the lines of text go."""
+class Watcher(Protocol):
+    """Is shown each line of metrics.jsonl."""
 
     def step(self, line: LoggedStep) -> None: ...
     def validation(self, step: int, losses: Mapping[str, float | None]) -> None: ...
+
+
+class Display(Watcher, Protocol):
+    """Where the lines of text go."""
+
     def note(self, text: str) -> None: ...
 
 
@@ -85,6 +90,7 @@ class MetricsLog:
         steps: int,
         start_step: int = 0,
         display: Display,
+        watchers: Sequence[Watcher] = (),
         peak_flops: float | None,
         memory: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
@@ -92,6 +98,7 @@ class MetricsLog:
         output.mkdir(parents=True, exist_ok=True)
         self._path = output / METRICS
         self._log_every, self._steps, self._display = log_every, steps, display
+        self._watchers = (display, *watchers)
         self._peak_flops, self._memory, self._clock = peak_flops, memory, clock
         self._interval: list[StepMetrics] = []
         self._logged = start_step
@@ -118,13 +125,15 @@ class MetricsLog:
         line = summarise(self._interval, self._peak_flops, memory=memory, elapsed=elapsed, eta=eta)
         self._logged, self._interval = step, []
         self._write("step", asdict(line))
-        self._display.step(line)
+        for watcher in self._watchers:
+            watcher.step(line)
 
     def validation(self, step: int, losses: Mapping[str, LossSum]) -> None:
         """The loss of each validation data set after `step` steps."""
         means = {name: mean(loss) for name, loss in losses.items()}
         self._write("validation", {"step": step, "elapsed": round(self._clock() - self._zero, 3), "losses": means})
-        self._display.validation(step, means)
+        for watcher in self._watchers:
+            watcher.validation(step, means)
 
     def has_validation(self, step: int) -> bool:
         """Whether the file has one after `step` steps."""
