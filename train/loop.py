@@ -62,6 +62,8 @@ def run_steps(run: Run) -> bool:
     finish(run)
     skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
     tell(run, f"{run.state.step - run.state.skipped:,} steps done{skipped}")
+    if run.log:
+        run.log.end()
     return True
 
 
@@ -90,6 +92,8 @@ def do_step(run: Run, data: OrError[StepData], waited: float) -> bool:
         stop_unreadable(run, of_another_rank())
     if count.stop:
         save(run)
+        if run.log:
+            run.log.end()
         tell(run, f"stopped by a signal after step {run.state.step}; go on with --resume")
         return False
     done = take_step(run, data, count) if count.weight else None
