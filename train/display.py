@@ -7,7 +7,7 @@ from typing import NamedTuple, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from train.metrics import Display, LoggedStep
+from train.metrics import Display, LoggedStep, Totals, ratio
 
 Losses = Mapping[str, float | None]
 
@@ -42,12 +42,15 @@ class PlainDisplay:
             "memory": size(line.memory),
             "data_wait": percent(line.data_wait),
             "elapsed": duration(line.elapsed),
-            "eta": duration(line.eta),
+            "eta": time_left(line.eta),
         }
         self._print(values | (loss_words(line.losses) if len(line.losses) > 1 else {}))
 
     def validation(self, step: int, losses: Losses) -> None:
         self._print({"validation": f"step {step}", **loss_words(losses)})
+
+    def end(self, totals: Totals, elapsed: float) -> None:
+        self.note(describe_totals(totals, elapsed))
 
     def note(self, text: str) -> None:
         print(text, file=self._file, flush=True)
@@ -67,7 +70,7 @@ def make_columns(steps: int) -> list[Column]:
     """99 characters wide for 20,000 steps, with the gaps."""
     return [
         Column("step", max(9, 2 * len(f"{steps:,}") + 1), lambda line: progress(line.step, steps)),
-        Column("loss", 7, lambda line: number(line.loss, ".4f"), lambda line: finite_style(line.loss, "bold cyan")),
+        Column("loss", 7, lambda line: short_loss(line.loss), lambda line: finite_style(line.loss, "bold cyan")),
         Column("grad", 6, lambda line: norm(line.grad_norm), lambda line: finite_style(line.grad_norm, "")),
         Column("lr", 7, lambda line: f"{line.lr:.1e}"),
         Column("tokens/s", 9, lambda line: number(line.tokens_per_second, ",.0f"), lambda line: "green"),
@@ -76,7 +79,7 @@ def make_columns(steps: int) -> list[Column]:
         Column("fill", 5, lambda line: percent(line.fill)),
         Column("memory", 7, lambda line: size(line.memory)),
         Column("wait", 5, lambda line: percent(line.data_wait), wait_style),
-        Column("eta", 6, lambda line: duration(line.eta), lambda line: "bold"),
+        Column("eta", 6, lambda line: time_left(line.eta), lambda line: "bold"),
     ]
 
 
@@ -113,6 +116,9 @@ class TerminalDisplay:
     def validation(self, step: int, losses: Losses) -> None:
         self._losses([progress(step, self._steps), "validation"], losses, "magenta")
 
+    def end(self, totals: Totals, elapsed: float) -> None:
+        self._print(Text(describe_totals(totals, elapsed), "bold"))
+
     def note(self, text: str) -> None:
         self._print(Text(text, "dim"))
 
@@ -144,6 +150,12 @@ def number(value: float | None, form: str, none: str = "-") -> str:
     return none if value is None else format(value, form)
 
 
+def short_loss(value: float | None) -> str:
+    """In 7 characters: 2.0412, 123.45, 1.2e+05."""
+    digits = ".4f" if value is None or value < 100 else ".2f" if value < 9999 else ".1e"
+    return number(value, digits)
+
+
 def norm(value: float | None) -> str:
     """In 6 characters: 0.123, 12.3, 1e+04."""
     digits = ".3f" if value is None or value < 10 else ".1f" if value < 1000 else ".0e"
@@ -156,9 +168,25 @@ def percent(share: float | None, none: str = "-") -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as 712MiB or 71.2GiB."""
-    mebibytes = count / 2**20
-    return f"{mebibytes:.0f}MiB" if mebibytes < 1000 else f"{mebibytes / 1024:.1f}GiB"
+    """Bytes in 7 characters: 712MiB, 71.2GiB, 139GiB."""
+    mebibytes, gibibytes = count / 2**20, count / 2**30
+    return f"{mebibytes:.0f}MiB" if mebibytes < 999.5 else f"{gibibytes:.{int(gibibytes < 99.95)}f}GiB"
+
+
+def describe_totals(totals: Totals, elapsed: float) -> str:
+    """Rates are over the time in steps."""
+    tokens, trained = (
+        f"{count:,} {what} ({number(ratio(count, totals.seconds), ',.0f')}/s)"
+        for count, what in ((totals.tokens, "tokens"), (totals.trained_tokens, "of them trained"))
+    )
+    return (
+        f"this start: {totals.steps:,} steps in {duration(elapsed)}, {duration(totals.seconds)} of it in steps; "
+        f"{tokens}, {trained}"
+    )
+
+
+def time_left(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import NoReturn
 
 import torch
+from torch.profiler import record_function
 
 from schemas.errors import DatasetError
 from train.checkpoint import list_checkpoints, load_model, save_checkpoint
@@ -21,7 +22,8 @@ from train.nonfinite import find_nonfinite
 from train.optim import clip_gradients, update
 from train.parallel import World, join_world
 from train.plan import MODEL, Mode, Plan, has_ended, make_feeder, plan_run
-from train.run import Run, introduce, make_model, start_run, tell
+from train.profiler import ProfilerWindow
+from train.run import Run, introduce, make_model, open_profiler, start_run, tell
 from train.schedule import learning_rate_at
 from train.signals import stop_on_signals
 from train.step import StepCount, StepLoss, accumulate_gradients, count_step
@@ -54,18 +56,28 @@ def run_steps(run: Run) -> bool:
     """Whether all steps are done; a signal stops the run before, which then is saved."""
     if run.is_due(run.validate_every):
         measure_once(run)
+    with open_profiler(run) as window:
+        if not run_all(run, window):
+            return False
+    finish(run)
+    skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
+    tell(run, f"{run.state.step - run.state.skipped:,} steps done{skipped}")
+    if run.log:
+        run.log.end()
+    return True
+
+
+def run_all(run: Run, window: ProfilerWindow) -> bool:
+    """Whether no signal stops the run before its last step."""
     epochs = known_epochs(run.plan)
     while run.state.step < run.plan.steps:
         limits = find_limits(run.plan, epochs)
         steps = feed_steps(run.feeder, run.plan.mixture, run.state.taken, run.sizes, limits)
-        for data, waited in read_ahead(end_in_error(steps)):
+        for data, waited in window.watch(read_ahead(end_in_error(steps)), run.state.step + 1):
             if not do_step(run, data, waited):
                 return False
         if run.state.step < run.plan.steps:
             epochs = follow(run, epochs)
-    finish(run)
-    skipped = f", {run.state.skipped:,} skipped for want of a trained token" if run.state.skipped else ""
-    tell(run, f"{run.state.step - run.state.skipped:,} steps done{skipped}")
     return True
 
 
@@ -80,6 +92,8 @@ def do_step(run: Run, data: OrError[StepData], waited: float) -> bool:
         stop_unreadable(run, of_another_rank())
     if count.stop:
         save(run)
+        if run.log:
+            run.log.end()
         tell(run, f"stopped by a signal after step {run.state.step}; go on with --resume")
         return False
     done = take_step(run, data, count) if count.weight else None
@@ -176,6 +190,7 @@ def describe_step(
     )
 
 
+@record_function("validation")
 def measure(run: Run) -> None:
     assert run.validation is not None
     try:
@@ -206,6 +221,7 @@ def flush_log(run: Run) -> None:
         run.log.flush()
 
 
+@record_function("checkpoint")
 def save(run: Run) -> None:
     """With the log as it will be found after a resume: its lines end where checkpoints do."""
     config = run.plan.config

@@ -6,12 +6,13 @@ the line before. Logged are the first step, each `log_every`-th, that of a check
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from train.metrics_file import drop_lines_after, has_validation
 
 if TYPE_CHECKING:
     import torch
@@ -61,17 +62,41 @@ class LoggedStep:
     memory: int  # bytes, the most so far on rank 0: allocated on its CUDA device, else resident
     data_wait: float | None  # share of the interval's time
     elapsed: float  # seconds since the run began; a resumed run goes on from its last line
-    eta: float  # seconds to the last step, at the mean pace since this start's first step, all pauses included
+    eta: float | None  # seconds to the last step, at the mean pace since this start's first step, with all pauses
     losses: Mapping[str, float | None]  # by data set: sum(weight * loss) / sum(weight) over the interval
     source_losses: Mapping[str, float | None]  # by source, as `losses`; empty unless asked for
 
 
-class Display(Protocol):
-    """Where the lines of text go."""
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Of the steps that trained since this start of the run."""
+
+    steps: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0  # in steps
+
+    def add(self, step: StepMetrics) -> "Totals":
+        return Totals(
+            steps=self.steps + 1,
+            tokens=self.tokens + step.tokens,
+            trained_tokens=self.trained_tokens + step.trained_tokens,
+            seconds=self.seconds + step.seconds,
+        )
+
+
+class Watcher(Protocol):
+    """Is shown each line of metrics.jsonl."""
 
     def step(self, line: LoggedStep) -> None: ...
     def validation(self, step: int, losses: Mapping[str, float | None]) -> None: ...
+
+
+class Display(Watcher, Protocol):
+    """Where the lines of text go."""
+
     def note(self, text: str) -> None: ...
+    def end(self, totals: Totals, elapsed: float) -> None: ...
 
 
 class MetricsLog:
@@ -85,6 +110,7 @@ class MetricsLog:
         steps: int,
         start_step: int = 0,
         display: Display,
+        watchers: Sequence[Watcher] = (),
         peak_flops: float | None,
         memory: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
@@ -92,50 +118,59 @@ class MetricsLog:
         output.mkdir(parents=True, exist_ok=True)
         self._path = output / METRICS
         self._log_every, self._steps, self._display = log_every, steps, display
+        self._watchers = (display, *watchers)
         self._peak_flops, self._memory, self._clock = peak_flops, memory, clock
         self._interval: list[StepMetrics] = []
+        self._totals, self._started = Totals(), clock()
         self._logged = start_step
-        self._pace_from: tuple[int, float] = (start_step, clock())
-        self._paced = False
+        self._pace_from: tuple[int, float] | None = None
         self._zero = clock() - drop_lines_after(self._path, start_step)
 
     def add(self, metrics: StepMetrics) -> None:
         """Called after each step that trained; a skipped one is left out."""
         self._interval.append(metrics)
+        self._totals = self._totals.add(metrics)
         if self._is_due(metrics.step):
             self.flush()
-        if not self._paced:  # the first step compiles, allocates and warms up: the others tell how long it will take
-            self._pace_from, self._paced = (metrics.step, self._clock()), True
+        if not self._pace_from:  # the first step compiles and warms up: the others tell how long it will take
+            self._pace_from = metrics.step, self._clock()
 
     def flush(self) -> None:
         """Log what was not yet: the interval ends here."""
         if not self._interval:
             return
         now, step = self._clock(), self._interval[-1].step
-        pace_step, pace_time = self._pace_from
-        eta = (now - pace_time) / (step - pace_step) * (self._steps - step) if step > pace_step else 0.0
         memory, elapsed = self._memory(), now - self._zero
-        line = summarise(self._interval, self._peak_flops, memory=memory, elapsed=elapsed, eta=eta)
+        line = summarise(self._interval, self._peak_flops, memory=memory, elapsed=elapsed, eta=self._eta(step, now))
         self._logged, self._interval = step, []
         self._write("step", asdict(line))
-        self._display.step(line)
+        for watcher in self._watchers:
+            watcher.step(line)
 
     def validation(self, step: int, losses: Mapping[str, LossSum]) -> None:
         """The loss of each validation data set after `step` steps."""
         means = {name: mean(loss) for name, loss in losses.items()}
         self._write("validation", {"step": step, "elapsed": round(self._clock() - self._zero, 3), "losses": means})
-        self._display.validation(step, means)
+        for watcher in self._watchers:
+            watcher.validation(step, means)
 
     def has_validation(self, step: int) -> bool:
         """Whether the file has one after `step` steps."""
-        if not self._path.exists():
-            return False
-        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
-        return any(line["event"] == "validation" and line["step"] == step for line in lines)
+        return has_validation(self._path, step)
 
     def note(self, text: str) -> None:
         """Something for the eye alone."""
         self._display.note(text)
+
+    def end(self) -> None:
+        """What this start has done, for the eye."""
+        self._display.end(self._totals, self._clock() - self._started)
+
+    def _eta(self, step: int, now: float) -> float | None:
+        if not self._pace_from:
+            return None
+        pace_step, pace_time = self._pace_from
+        return (now - pace_time) / (step - pace_step) * (self._steps - step)
 
     def _is_due(self, step: int) -> bool:
         """Where the step that should be logged was skipped, the next one is."""
@@ -148,7 +183,7 @@ class MetricsLog:
 
 
 def summarise(
-    interval: Sequence[StepMetrics], peak_flops: float | None, *, memory: int, elapsed: float, eta: float
+    interval: Sequence[StepMetrics], peak_flops: float | None, *, memory: int, elapsed: float, eta: float | None
 ) -> LoggedStep:
     """The line of the interval's last step."""
     last = interval[-1]
@@ -170,7 +205,7 @@ def summarise(
         memory=memory,
         data_wait=ratio(sum(step.data_wait for step in interval), seconds, digits=6),
         elapsed=round(elapsed, 3),
-        eta=round(eta, 3),
+        eta=None if eta is None else round(eta, 3),
         losses=mean_losses([step.losses for step in interval]),
         source_losses=mean_losses([step.source_losses for step in interval]),
     )
@@ -203,27 +238,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def drop_lines_after(path: Path, step: int) -> float:
-    """Make the file that of a run of `step` steps, and return the seconds that this took.
-
-    Steps that were done after the checkpoint are done again, so their lines go, and one that was cut off goes too.
-    """
-    if not path.exists():
-        return 0.0
-    lines = [line for line in path.read_text("utf-8", errors="replace").splitlines() if step and _step_of(line) <= step]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
-    return float(json.loads(lines[-1])["elapsed"]) if lines else 0.0
-
-
-def _step_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def peak_memory(device: "torch.device") -> int:

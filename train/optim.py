@@ -5,6 +5,7 @@ import math
 from torch import Tensor, nn, zeros_like
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
+from torch.profiler import record_function
 
 from train.config import TrainConfig
 
@@ -35,12 +36,14 @@ def _allocate_state(optimizer: AdamW) -> None:
         state["step"].zero_()
 
 
+@record_function("clip gradients")
 def clip_gradients(model: nn.Module, clip_norm: float | None) -> float:
     """The gradients' global norm before clipping, the same on every rank; every rank must call it."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if clip_norm is None else clip_norm)
     return float(_whole(norm))
 
 
+@record_function("optimizer")
 def update(optimizer: Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

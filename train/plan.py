@@ -21,6 +21,7 @@ from train.packs import ShardedPacks
 from train.parallel import World, dtypes_of
 from train.serving import serving_files
 from train.stream import Segment
+from train.tensorboard import check_tensorboard
 from train.validate import Validation
 from train.vocabulary import check_same_vocabulary
 
@@ -80,6 +81,8 @@ def plan_run(config: TrainConfig, mode: Mode, newest: Sequence[int] | None = Non
     )
     if checkpoint and found:
         check_same_run(checkpoint, found, start)
+    if config.tensorboard and mode in ("start", "resume"):
+        check_tensorboard()
     if mode != "doctor":
         _make_folder(config.output)
     state = found.model_copy(update={"validation": start.validation}) if found else start

@@ -1,6 +1,7 @@
 """A run on this rank, built from the plan: model, optimizer, what feeds them, and the log."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,9 @@ from train.optim import make_optimizer
 from train.packs import ShardedPacks
 from train.parallel import World, describe_ranks, dtypes_of, make_mesh, parallelize, use_deterministic_kernels
 from train.plan import Plan, make_feeder, make_validation
+from train.profiler import ProfilerWindow, open_window
 from train.signals import StopFlag
+from train.tensorboard import EventFiles
 from train.validate import Validation
 from train.weights import initialise, load_weights
 
@@ -94,16 +97,25 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
 
 
 def open_log(plan: Plan, world: World) -> MetricsLog:
-    peak = device_peak_flops(world.device)
+    config, peak = plan.config, device_peak_flops(world.device)
+    watchers = (
+        [EventFiles(config.output, plan.state.step, config.model_dump(mode="json"))] if config.tensorboard else []
+    )
     return MetricsLog(
-        plan.config.output,
-        log_every=plan.config.log_every,
+        config.output,
+        log_every=config.log_every,
         steps=plan.steps,
         start_step=plan.state.step,
         display=make_display(plan.steps),
+        watchers=watchers,
         peak_flops=peak and peak * world.ranks,
         memory=lambda: peak_memory(world.device),
     )
+
+
+def open_profiler(run: Run) -> AbstractContextManager[ProfilerWindow]:
+    config, left = run.plan.config, range(run.state.step + 1, run.plan.steps + 1)
+    return open_window(config.profile, left, config.output, run.world, lambda line: tell(run, line))
 
 
 def make_model(config: TrainConfig, architecture: Architecture, world: World, *, empty: bool = False) -> Decoder:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from train.attention import Kernel, isolate
 from train.batch import Batch
@@ -48,6 +49,7 @@ class StepLoss:
         return float(self.sums.sum() / self.weights.sum())
 
 
+@record_function("count tokens")
 def count_step(microbatches: Sequence[Batch] | None, stop: bool, world: World) -> StepCount:
     """Count a step before its first forward pass; every rank must call it, with None where it could not read its
     packs."""
@@ -73,13 +75,15 @@ def accumulate_gradients(
         batch = microbatch.to(world.device)
         sum_over_replicas(model, number == len(microbatches))
         share, losses = run_model(model, batch, kernel, count.weight)
-        share.backward()  # type: ignore[no-untyped-call]
+        with record_function("backward"):
+            share.backward()  # type: ignore[no-untyped-call]
         add_losses(sums, weights, batch, losses)
         rows.append(add_up_rows(batch, losses))
     broken = (~torch.cat(rows).isfinite()).nonzero().flatten().tolist()  # a look at the device, once a step
     return sum_losses(sums, weights, broken, world)
 
 
+@record_function("forward")
 def run_model(model: nn.Module, batch: Batch, kernel: Kernel, divisor: float) -> tuple[Tensor, Tensor]:
     """(sum of weight * loss / divisor, the trained places' losses) of a batch on the model's device."""
     isolation = isolate(batch.document_ids, batch.cu_seqlens, kernel)
@@ -101,6 +105,7 @@ def add_up_rows(batch: Batch, losses: Tensor) -> Tensor:
     return sums.index_add_(0, batch.places // seq_len, losses.double())
 
 
+@record_function("sum losses")
 def sum_losses(sums: Tensor, weights: Tensor, broken: list[int], world: World) -> StepLoss:
     """Every rank must call it."""
     both = np.array(world.sum(torch.cat((sums, weights)).tolist()))

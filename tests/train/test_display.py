@@ -9,8 +9,19 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from train.display import HEADER_EVERY, PlainDisplay, TerminalDisplay, duration, make_display, norm, percent, size
-from train.metrics import LoggedStep
+from train.display import (
+    HEADER_EVERY,
+    PlainDisplay,
+    TerminalDisplay,
+    duration,
+    make_display,
+    norm,
+    percent,
+    short_loss,
+    size,
+    time_left,
+)
+from train.metrics import LoggedStep, Totals
 
 LINE = LoggedStep(
     step=1200,
@@ -34,7 +45,15 @@ NOTHING = replace(
     LINE, trained_tokens_per_second=None, tokens_per_second=None, mfu=None, fill=None, data_wait=None, losses={}
 )
 EXTREME = replace(
-    LINE, step=20_000, loss=12.34567, tokens_per_second=3_512_345.0, mfu=1.0, fill=1.0, grad_norm=123456.0, eta=3e6
+    LINE,
+    step=20_000,
+    loss=1234.567,
+    memory=141 << 30,
+    tokens_per_second=3_512_345.0,
+    mfu=1.0,
+    fill=1.0,
+    grad_norm=123456.0,
+    eta=3e6,
 )
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -57,6 +76,7 @@ def test_piped_it_is_keys_and_values() -> None:
     display.step(replace(NOTHING, losses={"a": 1.0, "b": None}))
     display.validation(40, {"held out": 1.5})
     display.note("a word [red]")
+    display.end(Totals(steps=1200, tokens=50_000, trained_tokens=20_000, seconds=10.0), 75.2)
     assert file.getvalue().splitlines() == [
         "step 1200  loss 2.0412  grad_norm 1.234  lr 0.0003  tokens/s 45,714  trained/s 18,250  mfu 41.2%  "
         "fill 99.9%  memory 71.2GiB  data_wait 0.1%  elapsed 1m15s  eta 1h02m",
@@ -64,6 +84,8 @@ def test_piped_it_is_keys_and_values() -> None:
         "memory 71.2GiB  data_wait -  elapsed 1m15s  eta 1h02m  loss/a 1.0000  loss/b -",
         "validation step 40  loss/held out 1.5000",
         "a word [red]",
+        "this start: 1,200 steps in 1m15s, 10s of it in steps; 50,000 tokens (5,000/s), "
+        "20,000 of them trained (2,000/s)",
     ]
     assert file.getvalue().isascii()
 
@@ -115,7 +137,10 @@ def test_validation_and_notes_on_a_terminal() -> None:
     display = TerminalDisplay(Console(file=file, width=100), 20_000)
     display.validation(40, {"chat": 1.5, "code": 2.5})
     display.note("a word [red]")
-    assert file.getvalue() == "    40/20,000  validation  chat 1.5000  code 2.5000\na word [red]\n"
+    display.end(Totals(), 2.0)
+    assert file.getvalue() == "    40/20,000  validation  chat 1.5000  code 2.5000\na word [red]\n" + (
+        "this start: 0 steps in 2s, 0s of it in steps; 0 tokens (-/s), 0 of them trained (-/s)\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,5 +156,9 @@ def test_numbers_are_short() -> None:
     assert {value: norm(value) for value in norms} == norms
     shares = {0.0: "0.0%", 0.4123: "41.2%", 0.99949: "99.9%", 0.9996: "100%", 1.0: "100%"}
     assert {value: percent(value) for value in shares} == shares
-    assert [size(value) for value in (0, 712 << 20, 1000 << 20, 80 << 30)] == ["0MiB", "712MiB", "1.0GiB", "80.0GiB"]
+    sizes = {0: "0MiB", 712 << 20: "712MiB", 1000 << 20: "1.0GiB", 80 << 30: "80.0GiB", 141 << 30: "141GiB"}
+    assert {value: size(value) for value in sizes} == sizes
+    losses = {2.04123: "2.0412", 99.9999: "99.9999", 123.456: "123.46", 1e8: "1.0e+08"}
+    assert {value: short_loss(value) for value in losses} == losses
+    assert time_left(None) == "-"
     assert norm(float("nan")) == "nan"

@@ -12,7 +12,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.metrics import METRICS, LoggedStep, LossSum, MetricsLog, StepMetrics, mean_losses, peak_memory, summarise
+from train.metrics import (
+    METRICS,
+    LoggedStep,
+    LossSum,
+    MetricsLog,
+    StepMetrics,
+    Totals,
+    mean_losses,
+    peak_memory,
+    summarise,
+)
+from train.metrics_file import drop_lines_after, has_validation
 
 STEP = StepMetrics(
     step=1,
@@ -45,6 +56,9 @@ class Recorder:
 
     def note(self, text: str) -> None:
         self.others.append(text)
+
+    def end(self, totals: Totals, elapsed: float) -> None:
+        self.others.append((totals, elapsed))
 
 
 @pytest.fixture
@@ -96,7 +110,7 @@ def test_a_line_has_the_keys_of_a_logged_step(open_log: Open, recorder: Recorder
             "memory": 123,
             "data_wait": 0.25,
             "elapsed": 2.0,
-            "eta": 38.0,
+            "eta": None,
             "losses": {"chat": 2.0},
             "source_losses": {},
         }
@@ -203,7 +217,7 @@ def test_the_time_left_falls_and_ends_at_nothing(open_log: Open, recorder: Recor
     run(log, recorder, range(1, 21), pause=1.0)
     left = [line.eta for line in recorder.lines[1:]]
     assert left == pytest.approx([3.0 * (20 - step) for step in range(2, 21)])
-    assert recorder.lines[0].eta == pytest.approx(53 * 19)
+    assert recorder.lines[0].eta is None
     assert [line.elapsed for line in recorder.lines] == pytest.approx([53 + 3.0 * step for step in range(20)])
 
 
@@ -242,6 +256,32 @@ def test_a_run_from_the_start_leaves_nothing_of_another(open_log: Open, recorder
     assert len(read(tmp_path)) == 4
     open_log()
     assert read(tmp_path) == []
+
+
+def test_the_end_tells_of_this_start(open_log: Open, recorder: Recorder) -> None:
+    """Whether a step is logged or not."""
+    run(open_log(log_every=3), recorder, range(1, 6))
+    resumed = open_log(log_every=3, start_step=5)
+    run(resumed, recorder, range(6, 10), pause=1.0)
+    resumed.end()
+    assert recorder.others == [(Totals(steps=4, tokens=360, trained_tokens=120, seconds=8.0), 12.0)]
+
+
+written = st.tuples(st.integers(0, 6), st.sampled_from(["step", "validation"]))
+torn = st.sampled_from(["", '{"event": "step", "st', '{"event": "step", "step": 1, "elapsed": 3}', "\0\0\0\n"])
+
+
+@given(lines=st.lists(written, max_size=12).map(sorted), rest=torn, step=st.integers(0, 7))
+def test_what_is_kept_is_what_a_reader_of_all_lines_keeps(
+    lines: list[tuple[int, str]], rest: str, step: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "lines.jsonl"
+    written = [{"event": event, "step": own, "elapsed": float(own)} for own, event in lines]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in written) + rest)
+    kept = [line for line in written if step and line["step"] <= step]
+    assert drop_lines_after(path, step) == (kept[-1]["elapsed"] if kept else 0.0)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == kept
+    assert has_validation(path, step) == any((line["step"], line["event"]) == (step, "validation") for line in kept)
 
 
 def test_memory_is_that_of_this_process() -> None:

@@ -68,10 +68,14 @@ def test_two_ranks_train_as_one_does(
     """Both in a folder with a train.py, by the two ways that the command's help gives."""
     one = launch("python", "-m", "train", write_config("one"), cwd=hostile_folder, PYTHONSAFEPATH="1")
     torchrun = ("torchrun", "--standalone", "--nproc-per-node", 2, "--no-python")
-    two = launch(*torchrun, "packline-train", write_config("two"), cwd=hostile_folder)
+    watched = ("--set", "tensorboard=true", "--set", "profile={start: 4, steps: 1}")
+    two = launch(*torchrun, "packline-train", write_config("two"), *watched, cwd=hostile_folder)
     assert one.returncode == 0, one.stderr
     assert two.returncode == 0, two.stderr
-    assert two.stdout.count("step 5 ") == 1
+    assert two.stdout.count("step 5 ") == two.stdout.count("this start: ") == two.stdout.count("profile of ") == 1
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    traces = sorted(path.name for path in (tmp_path / "two" / "profile").iterdir())
+    assert traces == ["rank-0-steps-4-4.json.gz", "rank-0-steps-4-4.txt", "rank-1-steps-4-4.json.gz"]
     for alone, together in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
         for key in KEYS:
             assert together[key] == pytest.approx(alone[key], rel=1e-4)
