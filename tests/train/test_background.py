@@ -12,8 +12,10 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager
 
+import train.background
 import train.checkpoint
 from train import loop as train_loop
+from train.background import BackgroundWriter
 from train.checkpoint import CheckpointError, list_checkpoints
 from train.config import TrainConfig
 
@@ -134,6 +136,26 @@ def test_an_error_of_the_run_leaves_what_is_in_flight_complete(
         run(config)
     torch.distributed.destroy_process_group()
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000001", "step-00000002"]
+
+
+def test_on_cuda_the_copy_is_pinned_and_the_thread_waits_for_no_stream_but_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By stand-ins: DCP synchronizes its thread with the thread's current stream, which must not be the run's."""
+    device = torch.device("cuda", 3)
+    seen: list[Any] = []
+    monkeypatch.setattr(train.background, "DefaultStager", seen.append)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda given: seen.append((threading.get_ident(), given)))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda given: ("a new one", given))
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda given: seen.append((threading.get_ident(), given)))
+    writer = BackgroundWriter(device)
+    thread = writer._thread.submit(threading.get_ident).result()
+    [options, *calls] = seen
+    assert (options.use_pinned_memory, options.use_non_blocking_copy) == (True, True)
+    assert (options.use_shared_memory, options.use_async_staging) == (False, False)
+    assert calls == [(thread, device), (thread, ("a new one", device))]
+    assert thread != threading.get_ident()
+    writer._thread.shutdown()
 
 
 @pytest.mark.slow
