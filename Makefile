@@ -53,9 +53,10 @@ format: setup  ## format the code, and write the JSON Schemas anew
 bench: setup  ## measure, as ratios in one run
 	$(BIN)/python tests/benchmarks/prepare.py --peers
 
-bench-train: setup  ## measure the trainer: loader, start, memory, step
+bench-train: setup  ## measure the trainer: loader, start, memory, step, checkpoints
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loader.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/step.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/checkpoints.py
 
 wheel: setup  ## packline as a wheel in dist/, for workers (docs/clusters.md)
 	rm -rf build dist

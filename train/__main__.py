@@ -15,7 +15,8 @@ folder use one of
 SIGTERM, SIGINT or SIGUSR1 to a rank lets all ranks finish the step, save a checkpoint and end.
 
 Exit codes: 0 done, or stopped by a signal and saved; 2 config, model or data set cannot be used; 1 anything else, the
-doctor's findings and a loss that is no finite number included (torchrun makes 1 of every failure).
+doctor's findings, a loss that is no finite number and a checkpoint that cannot be written included (torchrun makes 1 of
+every failure).
 """
 
 import argparse
@@ -45,6 +46,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     from train.config import TrainConfig
 
     config = load_settings(TrainConfig, arguments.config, arguments.set)
+    from train.checkpoint import CheckpointError
     from train.loop import train
     from train.nonfinite import NonFiniteStep
     from train.parallel import end_process
@@ -58,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     except (ConfigError, DatasetError) as error:
         _complain(error)
         end_process(2)
-    except NonFiniteStep as error:
+    except (NonFiniteStep, CheckpointError) as error:
         _complain(error)
         end_process(1)
     end_process(0)

@@ -7,13 +7,14 @@ A folder has this name only when every rank has written its part; until then it 
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -30,6 +31,8 @@ from schemas.local_files import sync_path
 from schemas.manifest import first_problem
 from train.architecture import Architecture
 from train.stream import Segment
+
+Result = TypeVar("Result")
 
 FOLDER = "checkpoints"
 RUN = "run.json"
@@ -55,30 +58,73 @@ class RunState(BaseModel):
     config: dict[str, Any]  # as it was then
 
 
-def save_checkpoint(output: Path, state: RunState, model: nn.Module, optimizer: Optimizer, keep: int) -> Path | None:
-    """Every rank must call it. Returns when the checkpoint is complete; older ones than the newest `keep` go.
+class CheckpointError(OSError):
+    """A checkpoint that could not be written."""
 
-    A step that has one already, as after a resume, is not saved again: None. Raises ConfigError where ranks do not
-    write into the same folder.
+
+def write_checkpoint(
+    output: Path, state: RunState, tensors: dict[str, Any], keep: int, group: dist.ProcessGroup | None = None
+) -> Path | None:
+    """Returns when the checkpoint is complete; older ones than the newest `keep` go. Every rank must call it, with its
+    own share of the run's tensors; `group` is what the ranks agree by, None is the group of the run.
+
+    A step that has one already, as after a resume, is not saved again: None. Raises, on all ranks, CheckpointError
+    where one could not write, and ConfigError where ranks do not write into the same folder.
     """
     final = output / FOLDER / f"step-{state.step:08d}"
-    if final in list_checkpoints(output):
-        return None
     temporary = final.with_name(f".{final.name}.tmp")
-    if dist.get_rank() == 0:
-        _remove_remnants(final.parent)
-        temporary.mkdir(parents=True)
-    dist.barrier()
-    save(_tensors(model, optimizer), checkpoint_id=temporary)
-    if dist.get_rank() == 0:
-        _check_all_wrote(temporary)
-        (temporary / RUN).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        _sync(temporary)
-        temporary.rename(final)
-        for old in list_checkpoints(output)[:-keep]:
-            _remove(old)
-    dist.barrier()
+    try:
+        if not _on_rank_0(lambda: _begin(temporary, final), group):
+            return None
+        save(tensors, checkpoint_id=temporary, process_group=group)
+        _on_rank_0(lambda: _finish(temporary, final, state, keep), group)
+    except (OSError, CheckpointException) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {state.step} could not be written: {_cause(error)}; when there is room and "
+            "permission, go on from the one before with --resume"
+        ) from error
     return final
+
+
+def _begin(temporary: Path, final: Path) -> bool:
+    """Whether there is something to write, into a new folder."""
+    if (final / RUN).exists():
+        return False
+    _remove_remnants(final.parent)
+    temporary.mkdir(parents=True)
+    return True
+
+
+def _finish(temporary: Path, final: Path, state: RunState, keep: int) -> None:
+    """What all ranks have written becomes a checkpoint."""
+    _check_all_wrote(temporary)
+    (temporary / RUN).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _sync(temporary)
+    temporary.rename(final)
+    for old in list_checkpoints(final.parents[1])[:-keep]:
+        _remove(old)
+
+
+def _on_rank_0(action: Callable[[], Result], group: dist.ProcessGroup | None) -> Result:
+    """What it returns there, on all ranks; or what it raises."""
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = action()
+        except Exception as error:
+            told[1] = error
+    dist.broadcast_object_list(told, src=0, group=group)
+    result, failure = told
+    if failure is not None:
+        raise failure
+    return cast(Result, result)
+
+
+def _cause(error: OSError | CheckpointException) -> str:
+    if isinstance(error, OSError):
+        return str(error)
+    rank, (failure, _) = min(error.failures.items())
+    return f"on rank {rank} {type(failure).__name__}: {failure}"
 
 
 def _remove_remnants(folder: Path) -> None:
@@ -154,7 +200,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) ->
     Learning rate, weight decay and betas stay those of the optimizer, that is, of the config.
     """
     settings = [{name: group[name] for name in SETTINGS} for group in optimizer.param_groups]
-    tensors = _tensors(model, optimizer)
+    tensors = tensors_of(model, optimizer)
     load(tensors, checkpoint_id=checkpoint)
     set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
     for group, own in zip(optimizer.param_groups, settings, strict=True):
@@ -168,7 +214,8 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
     set_model_state_dict(model, tensors["model"])
 
 
-def _tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def tensors_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """This rank's share of what a checkpoint has, as it is now: no copies."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
     return {"model": model_state, "optimizer": optimizer_state}
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 from typing import NoReturn
@@ -10,7 +11,7 @@ import torch
 from torch.profiler import record_function
 
 from schemas.errors import DatasetError
-from train.checkpoint import list_checkpoints, load_model, save_checkpoint
+from train.checkpoint import list_checkpoints, load_model, tensors_of, write_checkpoint
 from train.config import TrainConfig
 from train.export import export
 from train.feed import OrError, StepData, end_in_error, feed_steps, of_another_rank, read_ahead
@@ -48,7 +49,9 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
         run = start_run(plan, world, stop)
         introduce(run)
         run.state = run.state.model_copy(update={"config": config.model_dump(mode="json")})
-        if run_steps(run):
+        with closing(run.writer):
+            done = run_steps(run)
+        if done:
             export_model(plan, run.model, world)
 
 
@@ -85,9 +88,9 @@ def do_step(run: Run, data: OrError[StepData], waited: float) -> bool:
     """A step with all that is due after it; False where a signal stops the run before it, which then is saved."""
     started = monotonic() - waited
     if isinstance(data, DatasetError):
-        count_step(None, bool(run.stop), run.world)
+        count_step(None, has_to_stop(run), run.world)
         stop_unreadable(run, data)
-    count = count_step(data.microbatches, bool(run.stop), run.world)
+    count = count_step(data.microbatches, has_to_stop(run), run.world)
     if count.failed:
         stop_unreadable(run, of_another_rank())
     if count.stop:
@@ -101,10 +104,17 @@ def do_step(run: Run, data: OrError[StepData], waited: float) -> bool:
     if run.log and done:
         run.log.add(describe_step(run, data, count, done, monotonic() - started, waited))
     if run.is_due(run.plan.config.checkpoints.every):
-        save(run)
+        save(run, background=run.plan.config.checkpoints.background)
     if run.is_due(run.validate_every):
         measure(run)
     return True
+
+
+def has_to_stop(run: Run) -> bool:
+    """For a signal; or for a checkpoint that failed in the background, which to save raises on all ranks."""
+    if folder := run.writer.collect():
+        tell(run, f"checkpoint in {folder}")
+    return bool(run.stop) or run.writer.failed
 
 
 def follow(run: Run, epochs: tuple[int, ...]) -> tuple[int, ...]:
@@ -211,6 +221,7 @@ def measure_once(run: Run) -> None:
 def finish(run: Run) -> None:
     """Where there are checkpoints the newest is that of the end; so is one where a signal came in the last step."""
     flush_log(run)
+    wait_for_writer(run)
     asked = bool(run.stop) or (run.world.rank == 0 and bool(list_checkpoints(run.plan.config.output)))
     if any(run.world.sum([float(asked)])):
         save(run)
@@ -222,13 +233,23 @@ def flush_log(run: Run) -> None:
 
 
 @record_function("checkpoint")
-def save(run: Run) -> None:
+def save(run: Run, *, background: bool = False) -> None:
     """With the log as it will be found after a resume: its lines end where checkpoints do."""
-    config = run.plan.config
+    output, keep = run.plan.config.output, run.plan.config.checkpoints.keep
     flush_log(run)
-    folder = save_checkpoint(config.output, run.state, run.model, run.optimizer, config.checkpoints.keep)
-    if folder:
+    wait_for_writer(run)
+    if background:
+        run.writer.start(output, run.state, run.model, run.optimizer, keep)
+    elif folder := write_checkpoint(output, run.state, tensors_of(run.model, run.optimizer), keep):
         tell(run, f"checkpoint in {folder}")
+
+
+def wait_for_writer(run: Run) -> None:
+    """For a checkpoint that is being written in the background. Raises, on all ranks, what was wrong with it."""
+    if run.writer.is_writing:
+        since = monotonic()
+        folder = run.writer.wait()
+        tell(run, f"checkpoint in {folder}; the run waited {monotonic() - since:.1f} s for it")
 
 
 def export_model(plan: Plan, model: Decoder, world: World) -> None:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from train.architecture import Architecture
 from train.attention import Kernel, choose_kernel
+from train.background import BackgroundWriter
 from train.checkpoint import RunState, changed_settings, load_checkpoint
 from train.config import ModelFolder, TrainConfig
 from train.display import make_display
@@ -41,6 +42,7 @@ class Run:
     validation: Validation | None
     log: MetricsLog | None  # on rank 0
     stop: StopFlag
+    writer: BackgroundWriter
     state: RunState
 
     def is_due(self, every: int | None) -> bool:
@@ -93,7 +95,8 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
         load_checkpoint(plan.checkpoint, model, optimizer)
     feeder = make_feeder(plan, world, config.datasets, plan.datasets)
     log = open_log(plan, world) if world.rank == 0 else None
-    return Run(plan, world, model, optimizer, kernel, feeder, make_validation(plan, world), log, stop, plan.state)
+    validation, writer = make_validation(plan, world), BackgroundWriter(world.device)
+    return Run(plan, world, model, optimizer, kernel, feeder, validation, log, stop, writer, plan.state)
 
 
 def open_log(plan: Plan, world: World) -> MetricsLog:

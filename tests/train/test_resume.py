@@ -90,7 +90,7 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(
     config: dict[str, Any], tmp_path: Path, launch: Launch
 ) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps({**config, "checkpoints": {"every": 10, "background": True}}))
     torchrun = ("torchrun", "--standalone", "--nproc-per-node")
     done = launch(*torchrun, 2, "-m", "train", path)
     assert done.returncode == 0, done.stderr
@@ -166,6 +166,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "documents, float64": {"loss_normalization": "documents", "dtype": "float64"},
     "checkpointing, few lines": {"activation_checkpointing": "full", "log_every": 4},
     "windows of shards": {"shuffle_shards": 1},
+    "checkpoints in the background": {"checkpoints": {"every": 2, "background": True}},
 }
 
 
@@ -226,11 +227,12 @@ def test_weight_decay_and_betas_are_those_of_the_config(
     assert [(group["weight_decay"], tuple(group["betas"]), group["lr"]) for group in seen] == [(0.5, (0.8, 0.9), 0.01)]
 
 
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("crash", ["save", "_sync", "_check_all_wrote", "_remove"])
 def test_a_crash_while_saving_leaves_the_checkpoints_before(
-    crash: str, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crash: str, background: bool, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {**config, "steps": 4, "checkpoints": {"every": 1, "keep": 1}}
+    config = {**config, "steps": 4, "checkpoints": {"every": 1, "keep": 1, "background": background}}
     run({**config, "steps": 2})
     shutil.rmtree(tmp_path / "whole" / "model")
     with monkeypatch.context() as context:
@@ -295,7 +297,7 @@ def test_what_is_not_finite_is_told_even_where_saving_fails(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(train_loop, "clip_gradients", lambda *_: float("nan"))
-    monkeypatch.setattr(train_loop, "save_checkpoint", full)
+    monkeypatch.setattr(train_loop, "write_checkpoint", full)
     with pytest.raises(NonFiniteStep, match="the loss itself is finite"):
         run(config)
     torch.distributed.destroy_process_group()
@@ -305,8 +307,8 @@ def test_what_is_not_finite_is_told_even_where_saving_fails(
 def test_ranks_that_write_elsewhere_are_noticed(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save_in_part(tensors: Any, checkpoint_id: Path) -> None:
-        save(tensors, checkpoint_id=checkpoint_id)
+    def save_in_part(tensors: Any, checkpoint_id: Path, process_group: Any) -> None:
+        save(tensors, checkpoint_id=checkpoint_id, process_group=process_group)
         next(checkpoint_id.glob("*.distcp")).unlink()
 
     save = train.checkpoint.save
@@ -334,9 +336,10 @@ def test_only_the_newest_checkpoints_stay(config: dict[str, Any], tmp_path: Path
 
 @pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(config: dict[str, Any], tmp_path: Path) -> None:
-    """All ranks save and end well, so that torchrun does; what they saved is a model, too."""
+    """All ranks save and end well, so that torchrun does; what they saved is a model, too. Meanwhile a checkpoint is
+    being written."""
     path, output = tmp_path / "config.yaml", tmp_path / "whole"
-    path.write_text(json.dumps({**config, "steps": 100_000, "checkpoints": {}}))
+    path.write_text(json.dumps({**config, "steps": 100_000, "checkpoints": {"every": 1, "background": True}}))
     command = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "train", path]
     torchrun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -349,8 +352,9 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(config: dict[str, Any],
         torchrun.kill()
     assert torchrun.returncode == 0, errors
     assert printed.count("stopped by a signal after step") == 1
-    [checkpoint] = (output / "checkpoints").iterdir()
-    assert json.loads((checkpoint / "run.json").read_text())["step"] > 0
+    checkpoints = sorted((output / "checkpoints").iterdir())
+    assert checkpoints == list_checkpoints(output)
+    assert f"after step {int(checkpoints[-1].name[-8:])}; go on" in printed
     assert not (output / "model").exists()
     run({**config, "steps": 100_000}, "export")
     assert (output / "model" / "model.safetensors").exists()
