@@ -104,6 +104,8 @@ def parallelize(model: Decoder, config: TrainConfig, mesh: DeviceMesh) -> None:
         recompute_activations(block, config.activation_checkpointing)
         if config.compile:
             block.forward = torch.compile(block.forward, fullgraph=True)
+    if config.compile:
+        model.softmax = torch.compile(model.softmax, fullgraph=True, dynamic=True)  # chunks differ in length
     shard_model(model, mesh, dtypes_of(config)[0])
 
 
