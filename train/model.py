@@ -9,7 +9,7 @@ from torch.nn.functional import silu
 
 from train.architecture import Architecture
 from train.attention import Isolation, Mask, attend
-from train.loss import Trained, linear_cross_entropy
+from train.loss import Softmax, Trained, linear_cross_entropy, scaled_softmax
 from train.rotary import rotary_angles, rotate
 
 
@@ -75,6 +75,7 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
         tied = architecture.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
+        self.softmax: Softmax = scaled_softmax
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, isolation: Isolation, trained: Trained
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
         assert trained.weights.dtype is torch.float64  # FSDP rounds them to bfloat16 unless cast_forward_inputs=False
         hidden = self._hidden(input_ids, position_ids, isolation)
         chosen = self.norm(hidden.flatten(0, 1)[trained.places])
-        return linear_cross_entropy(chosen, self._output_weight(), trained.targets, trained.weights)
+        return linear_cross_entropy(chosen, self._output_weight(), trained.targets, trained.weights, self.softmax)
 
     def logits(self, input_ids: Tensor, position_ids: Tensor, isolation: Isolation) -> Tensor:
         """[B, seq_len, vocab_size] of every place; for small batches, and not of a sharded model."""

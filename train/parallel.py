@@ -121,6 +121,8 @@ def parallelize(model: Decoder, config: TrainConfig, mesh: DeviceMesh) -> None:
         recompute_activations(block, config.activation_checkpointing)
         if config.compile:
             block.forward = torch.compile(block.forward, fullgraph=True)
+    if config.compile:
+        model.softmax = torch.compile(model.softmax, fullgraph=True, dynamic=True)  # chunks differ in length
     # Pinned memory is what copies to and from a GPU are fast with; without one torch cannot pin any.
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if config.cpu_offload else OffloadPolicy()
     shard_model(model, mesh, dtypes_of(config)[0], offload)
