@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from train.config import TrainConfig
 from train.model import Decoder
 from train.recompute import recompute_activations
+from train.rendezvous import join_start
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """Counts are summed on the CPU, so that no rank waits for its GPU to learn them."""
@@ -52,7 +53,8 @@ def join_world() -> Iterator[World]:
     device = _pick_device()
     backend = BACKENDS[device.type]
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        store, rank, ranks = join_start()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     ranks = dist.get_world_size()
