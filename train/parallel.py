@@ -17,6 +17,7 @@ from schemas.errors import ConfigError
 from train.config import TrainConfig
 from train.model import Decoder
 from train.recompute import recompute_activations
+from train.rendezvous import join_start
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """gloo sums counts on the CPU, so that no rank waits for its GPU to learn them, and what `cpu_offload` keeps there."""
@@ -52,7 +53,8 @@ def join_world() -> Iterator[World]:
     device = _pick_device()
     backend = BACKENDS[device.type]
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        store, rank, ranks = join_start()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     yield World(dist.get_rank(), dist.get_world_size(), device)
@@ -90,8 +92,8 @@ def make_mesh(shard_ranks: int | None, world: World) -> DeviceMesh:
     sharing = shard_ranks or world.ranks
     if world.ranks % sharing:
         raise ConfigError(
-            f"{world.ranks} ranks are no multiple of shard_ranks {sharing}; start {sharing} ranks or a multiple, or let "
-            "all ranks share one copy of the model with --set shard_ranks=null"
+            f"{world.ranks} ranks are no multiple of shard_ranks {sharing}; start {sharing} ranks or a multiple, or "
+            "let all ranks share one copy of the model with --set shard_ranks=null"
         )
     if sharing == world.ranks:
         return init_device_mesh(world.device.type, (sharing,), mesh_dim_names=("shard",))

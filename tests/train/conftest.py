@@ -207,7 +207,7 @@ def build_packs_fixture() -> Callable[..., Packs]:
     return build_packs
 
 
-@pytest.fixture(name="build_dataset")
+@pytest.fixture(name="build_dataset", scope="session")
 def build_dataset_fixture() -> Callable[..., str]:
     return build_dataset
 
@@ -217,12 +217,12 @@ def add_generation_fixture() -> Callable[..., int]:
     return add_generation
 
 
-@pytest.fixture(name="unequal_packs")
+@pytest.fixture(name="unequal_packs", scope="session")
 def unequal_packs_fixture() -> Dataset:
     return unequal_packs()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a program of the tests' own environment, as in launch("torchrun", ..., cwd=folder, KEY="value")."""
     programs = Path(sys.executable).parent

@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,6 @@ from train.checkpoint import list_checkpoints
 from train.config import TrainConfig
 from train.nonfinite import NonFiniteStep
 
-Launch = Callable[..., subprocess.CompletedProcess[str]]
 EXACT = ("loss", "grad_norm", "lr", "trained_tokens", "tokens", "losses")
 
 
@@ -83,35 +78,6 @@ def test_ten_and_ten_steps_are_twenty_bit_for_bit(config: dict[str, Any], tmp_pa
     assert all(np.array_equal(found[name], tensor) for name, tensor in expected.items())
     kept = sorted(path.name for path in (tmp_path / "half" / "checkpoints").iterdir())
     assert kept == ["step-00000010", "step-00000020"]
-
-
-@pytest.mark.slow
-def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(
-    config: dict[str, Any], tmp_path: Path, launch: Launch
-) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(json.dumps({**config, "checkpoints": {"every": 10, "background": True}}))
-    torchrun = ("torchrun", "--standalone", "--nproc-per-node")
-    done = launch(*torchrun, 2, "-m", "train", path)
-    assert done.returncode == 0, done.stderr
-    for name in ("alone", "by four"):
-        stop_after_ten(tmp_path / "whole", tmp_path / name)
-    run({**config, "output": str(tmp_path / "alone")}, "resume")
-    done = launch(*torchrun, 4, "-m", "train", path, "--resume", "--set", f"output={tmp_path / 'by four'}")
-    assert done.returncode == 0, done.stderr
-    for name in ("alone", "by four"):
-        assert_alike(tmp_path / name, tmp_path / "whole")
-
-
-def assert_alike(found: Path, expected: Path) -> None:
-    """The same packs; what is computed differs as sums in another order do."""
-    steps, others = steps_of(expected), steps_of(found)
-    assert [(line["trained_tokens"], line["tokens"]) for line in others] == [
-        (line["trained_tokens"], line["tokens"]) for line in steps
-    ]
-    assert [line["loss"] for line in others] == pytest.approx([line["loss"] for line in steps], rel=1e-4)
-    weights = weights_of(found)
-    assert all(np.abs(weights[name] - tensor).max() < 1e-3 for name, tensor in weights_of(expected).items())
 
 
 @pytest.mark.parametrize(
@@ -332,37 +298,3 @@ def test_only_the_newest_checkpoints_stay(config: dict[str, Any], tmp_path: Path
     run({**config, "steps": 5, "checkpoints": {"every": 2, "keep": 2}})
     kept = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
     assert kept == ["step-00000004", "step-00000005"]
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_rank_stops_all_at_the_same_step(config: dict[str, Any], tmp_path: Path) -> None:
-    """All ranks save and end well, so that torchrun does; what they saved is a model, too. Meanwhile a checkpoint is
-    being written."""
-    path, output = tmp_path / "config.yaml", tmp_path / "whole"
-    path.write_text(json.dumps({**config, "steps": 100_000, "checkpoints": {"every": 1, "background": True}}))
-    command = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "train", path]
-    torchrun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_for(output / "metrics.jsonl")
-        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
-        assert len(children) == 2
-        subprocess.run(["kill", f"-{signal.SIGUSR1.value}", children[1]], check=True)
-        printed, errors = torchrun.communicate(timeout=60)
-    finally:
-        torchrun.kill()
-    assert torchrun.returncode == 0, errors
-    assert printed.count("stopped by a signal after step") == 1
-    checkpoints = sorted((output / "checkpoints").iterdir())
-    assert checkpoints == list_checkpoints(output)
-    assert f"after step {int(checkpoints[-1].name[-8:])}; go on" in printed
-    assert not (output / "model").exists()
-    run({**config, "steps": 100_000}, "export")
-    assert (output / "model" / "model.safetensors").exists()
-
-
-def wait_for(path: Path) -> None:
-    for _ in range(600):
-        if path.exists():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{path} did not appear")
