@@ -1,10 +1,8 @@
-"""What a rank computes in each step, read one step ahead; its shards are fetched and checked further ahead."""
+"""What a rank computes in each step, read one step ahead; shards are made ready further ahead."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import tee
 from time import monotonic
 from typing import TypeAlias, TypeVar
 
@@ -13,18 +11,13 @@ import numpy.typing as npt
 
 from schemas.errors import DatasetError
 from train.batch import Batch, Entry, make_batch
+from train.fetch_ahead import ShardsAhead
 from train.groups import Groups
 from train.mixture import Mixture, PackRef
 from train.order import deal
 from train.packs import ShardedPacks
 
 Item = TypeVar("Item")
-
-STEPS_AHEAD = 4
-"""So many steps' shards are made ready after those of the step that is being read."""
-
-THREADS = 4
-"""That fetch and check shards. Hashing gives up the interpreter's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +33,14 @@ class Feeder:
     per_document: bool
     pinned: bool
 
-    def load(self, steps: Iterable[Sequence[PackRef]]) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each step; every rank has as many. Raises DatasetError for a damaged shard."""
-        pool = ThreadPoolExecutor(THREADS)
-        shards = _ShardsAhead(self.datasets, pool)
-        coming: deque[tuple[list[Sequence[PackRef]], list[Future[None]]]] = deque()
-        ahead = 0  # the first step waits for its own shards alone
-        try:
-            for packs in steps:
+    def load(self, steps: Callable[[], Iterable[Sequence[PackRef]]]) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each step; every rank has as many. `steps` gives the steps from the first one
+        on whenever it is called. Raises DatasetError for a damaged shard, whichever rank's pack is in it."""
+        with ShardsAhead(self.datasets, steps()) as shards:
+            for packs in steps():
+                shards.next_step()
                 own = deal(packs, self.rank, self.ranks, self.packs_per_microbatch)
-                coming.append((own, shards.prepare(ref for part in own for ref in part)))
-                if len(coming) > ahead:
-                    yield self._load(*coming.popleft())
-                    ahead = min(ahead + 1, STEPS_AHEAD)
-            while coming:
-                yield self._load(*coming.popleft())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # a run that stops does not wait for what it fetches
-
-    def _load(self, own: Sequence[Sequence[PackRef]], shards: Sequence[Future[None]]) -> list[Batch]:
-        for shard in shards:
-            shard.result()
-        return [self._batch(packs) for packs in own]
+                yield [self._batch(part) for part in own]
 
     def _batch(self, packs: Sequence[PackRef]) -> Batch:
         entries = [self._entry(ref) for ref in packs]
@@ -72,23 +51,6 @@ class Feeder:
     def _entry(self, ref: PackRef) -> Entry:
         pack = self.datasets[ref.dataset][ref.pack]
         return Entry(pack, self.tables[ref.dataset], self.groups.firsts[ref.dataset], self.groups.by_source)
-
-
-class _ShardsAhead:
-    """Shards that threads make ready, none by two threads at a time."""
-
-    def __init__(self, datasets: Sequence[ShardedPacks], pool: ThreadPoolExecutor) -> None:
-        self._datasets, self._pool = datasets, pool
-        self._coming: dict[tuple[int, int], Future[None]] = {}
-
-    def prepare(self, packs: Iterable[PackRef]) -> list[Future[None]]:
-        """One for each shard that the packs are in."""
-        self._coming = {shard: future for shard, future in self._coming.items() if not future.done()}
-        shards = dict.fromkeys((ref.dataset, self._datasets[ref.dataset].shard_of(ref.pack)) for ref in packs)
-        for dataset, index in shards:
-            if (dataset, index) not in self._coming:
-                self._coming[dataset, index] = self._pool.submit(self._datasets[dataset].prepare, index)
-        return [self._coming[shard] for shard in shards]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +65,12 @@ def feed_steps(
 ) -> Iterator[StepData]:
     """The data of the steps that follow `taken`; sizes: the number of packs of each. It ends before a step after
     which a data set had given more than its limit."""
-    steps, ahead = tee(_choose_packs(mixture, taken, sizes, limits))
-    for (packs, end), microbatches in zip(steps, feeder.load(packs for packs, _ in ahead), strict=True):
+
+    def choose() -> Iterator[tuple[list[PackRef], tuple[int, ...]]]:
+        return _choose_packs(mixture, taken, sizes, limits)
+
+    loaded = feeder.load(lambda: (packs for packs, _ in choose()))
+    for (packs, end), microbatches in zip(choose(), loaded, strict=True):
         yield StepData(packs, end, microbatches)
 
 

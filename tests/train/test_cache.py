@@ -14,7 +14,7 @@ from fsspec import AbstractFileSystem
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.store import Folder
-from train import cache
+from train import cache, fetch
 from train.cache import ShardCache
 from train.packs import ShardedPacks
 
@@ -47,7 +47,7 @@ def unchanged(_name: str, data: bytes) -> bytes:
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch) -> type[Shelf]:
     fsspec.register_implementation("shelf", Shelf, clobber=True)
-    monkeypatch.setattr(cache, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(fetch, "CHUNK_BYTES", 1000)
     Shelf.requests.clear()
     Shelf.answer = unchanged
     return Shelf
@@ -104,7 +104,7 @@ def test_a_shard_that_many_want_is_fetched_by_one(shelf: type[Shelf], path: str,
 
     def fetch(_: int) -> str:
         start.wait()
-        return ShardCache(tmp_path / "cache").fetch(Folder(f"shelf://{path}"), shard)
+        return ShardCache(tmp_path / "cache").open(Folder(f"shelf://{path}"), shard).name
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(fetch, range(8))) == {str(tmp_path / "cache" / shard.sha256)}
