@@ -105,12 +105,19 @@ class ShardCache:
 
 
 def _open_locked(name: str) -> BinaryIO:
-    """A file that was renamed or removed while its lock was waited for is not at its name any more: take a new one."""
+    """A file that was renamed or removed while its lock was waited for is not at its name any more: take a new one.
+
+    It is waited for by a shared lock: when it is a shard by then, those who use it share it, for as long as they do.
+    """
     while True:
         part = open(name, "r+b", opener=_create)  # noqa: SIM115
-        fcntl.flock(part, fcntl.LOCK_EX)
-        if is_at(part, name):
-            return part
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(part, fcntl.LOCK_SH)
+        else:
+            if is_at(part, name):
+                return part
         part.close()
 
 

@@ -49,7 +49,7 @@ def find_limit(folder: Path, max_bytes: int | None) -> int:
 def make_room(folder: Path, max_bytes: int | None) -> int:
     """Remove what others left half fetched, and shards until the limit holds. The bytes that are still too many."""
     limit = find_limit(folder, max_bytes)
-    kept = sorted(_list_kept(folder), key=lambda file: file.used)
+    kept = sorted(_list_kept(folder), key=lambda file: (not file.is_part, file.used))
     total = sum(file.size for file in kept)
     for file in kept:
         if (file.is_part or total > limit) and _remove(file.path):
