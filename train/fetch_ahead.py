@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+from train.cache import GIB
 from train.look_ahead import LookAhead, Reach, ShardRef
 from train.mixture import PackRef
 from train.packs import ShardedPacks
@@ -88,3 +89,18 @@ def find_reach(datasets: Sequence[ShardedPacks]) -> Reach:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     shards = files // 4 if files != resource.RLIM_INFINITY else sys.maxsize
     return Reach(TOKENS_AHEAD // datasets[0].manifest.seq_len, shards, min(limits, default=0) // 2)
+
+
+def describe_want(datasets: Sequence[ShardedPacks], shuffle_shards: int | None) -> str | None:
+    """What there is to say where the cache has no room for the windows that are read and those after them."""
+    want = 0
+    for dataset in datasets:
+        sizes = sorted(map(dataset.cached_bytes, range(len(dataset.shards))), reverse=True)
+        want += sum(sizes[: 2 * (shuffle_shards or len(sizes))])
+    room = find_reach(datasets).bytes
+    if want <= room:
+        return None
+    return (
+        f"the cache's half for what is ahead is {room / GIB:.2g} GiB, and two windows of shards are {want / GIB:.2g}: "
+        "steps will wait for shards, or fetch them again; raise `cache.max_gib` or lower `shuffle_shards`"
+    )

@@ -16,7 +16,7 @@ from shelf import CHUNK, Shelf
 from schemas.policy import PRESETS
 from train import fetch_ahead
 from train.feed import Feeder, StepData, feed_steps
-from train.fetch_ahead import find_reach
+from train.fetch_ahead import describe_want, find_reach
 from train.groups import Groups
 from train.look_ahead import ShardRef
 from train.mixture import Mixture
@@ -165,3 +165,16 @@ def test_folders_and_stores_are_mixed(shelf: type[Shelf], path: str, tmp_path: P
     assert {ref.dataset for step in steps for ref in step.packs} == {0, 1}
     assert find_reach([local]).bytes == 0
     assert find_reach([local, remote]).bytes == 1 << 19
+
+
+def test_a_cache_that_has_no_room_for_two_windows_is_told(shelf: type[Shelf], path: str, tmp_path: Path) -> None:
+    sizes = sorted(shard.bytes for shard in ShardedPacks(path).shards)
+
+    def tell(cache_bytes: int, window: int | None) -> str | None:
+        remote = ShardedPacks(f"shelf://{path}", cache=tmp_path / "cache", cache_bytes=cache_bytes)
+        return describe_want([remote, ShardedPacks(path)], window)
+
+    for window, want in ((WINDOW, sum(sizes[-2 * WINDOW :])), (SHARDS, sum(sizes)), (None, sum(sizes))):
+        assert tell(2 * want, window) is None
+        assert "two windows of shards" in str(tell(2 * want - 1, window))
+    assert describe_want([ShardedPacks(path)], None) is None
