@@ -60,7 +60,7 @@ def make_room(folder: Path, max_bytes: int | None) -> int:
 def mark_used(file: IO[bytes]) -> None:
     """By the time of access, which is set because mounts differ in whether reading does. That of the last change stays:
     it tells a file that was checked from one that has changed since."""
-    with contextlib.suppress(PermissionError):  # another user's
+    with contextlib.suppress(OSError):  # another user's, or a disk that is not written to
         os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
 
 

@@ -87,8 +87,12 @@ def find_reach(datasets: Sequence[ShardedPacks]) -> Reach:
     files that may be open."""
     limits = [dataset.cache.limit() for dataset in datasets if dataset.cached_bytes(0)]
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shards = files // 4 if files != resource.RLIM_INFINITY else sys.maxsize
-    return Reach(TOKENS_AHEAD // datasets[0].manifest.seq_len, shards, min(limits, default=0) // 2)
+    return Reach(
+        steps=sys.maxsize if limits else 1 + STEPS_AHEAD,
+        packs=TOKENS_AHEAD // datasets[0].manifest.seq_len,
+        shards=files // 4 if files != resource.RLIM_INFINITY else sys.maxsize,
+        bytes=min(limits, default=0) // 2,
+    )
 
 
 def describe_want(datasets: Sequence[ShardedPacks], shuffle_shards: int | None) -> str | None:

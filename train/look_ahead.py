@@ -20,6 +20,7 @@ class ShardRef(NamedTuple):
 class Reach:
     """What the steps that are looked at may have together. The first may have more: it has to be read."""
 
+    steps: int
     packs: int
     shards: int
     bytes: int
@@ -77,7 +78,8 @@ class LookAhead:
     def _fits(self, step: _Step) -> bool:
         sizes = [size for shard in step.shards if shard not in self._uses and (size := self._bytes_of(shard))]
         return (
-            self._packs + step.packs <= self._reach.packs
+            len(self._stretch) < self._reach.steps
+            and self._packs + step.packs <= self._reach.packs
             and len(self._sizes) + len(sizes) <= self._reach.shards
             and self._bytes + sum(sizes) <= self._reach.bytes
         )

@@ -47,8 +47,10 @@ class OpenShards:
 
     def release(self, shard: ShardFile) -> None:
         """It need not be kept any more. What is in use of a map stays."""
-        if kept := self._kept.pop(shard.name, None):
-            kept.close()
+        kept = self._kept.pop(shard.name, None)
+        if kept is None:
+            return  # a folder's stays mapped as long as it is one of the last used
+        kept.close()
         if mapped := self._mapped.pop(shard.name, None):
             self._touched.discard(mapped[0])
 

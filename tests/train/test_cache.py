@@ -15,7 +15,7 @@ from shelf import CHUNK, Shelf, unchanged
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.store import Folder
-from train import cache
+from train import cache, open_shards
 from train.cache import ShardCache
 from train.packs import ShardedPacks
 
@@ -183,28 +183,22 @@ def test_what_is_kept_for_later_is_not_evicted(shelf: type[Shelf], path: str, tm
     assert shelf.requests == []
 
 
-def test_a_file_that_changed_since_its_check_is_checked_again(
-    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path
+def test_a_file_that_changed_since_its_check_is_checked_when_it_is_mapped_anew(
+    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(open_shards, "MAPPED_SHARDS", 0)
     remote, local = open_remote(), ShardedPacks(path)
-    for dataset, file in (
-        (remote, tmp_path / "cache" / remote.shards[0].sha256),
-        (local, tmp_path / "data/shards/00000.arrow"),
-    ):
-        expected = dataset[0].input_ids.tolist()
-        dataset.release(0)
-        assert dataset[0].input_ids.tolist() == expected
-        dataset.release(0)
-        content = file.read_bytes()
-        file.write_bytes(b"!" + content[1:])
-        shelf.requests.clear()
-        if dataset is local:
-            with pytest.raises(DatasetError, match="is damaged"):
-                dataset[0]
-        else:
-            assert dataset[0].input_ids.tolist() == expected
-            assert {name for _, name in shelf.requests} == {"00000.arrow"}
-            assert file.read_bytes() == content
+    expected = local[0].input_ids.tolist()
+    assert remote[0].input_ids.tolist() == expected
+    cached = tmp_path / "cache" / remote.shards[0].sha256
+    for file in (cached, tmp_path / "data/shards/00000.arrow"):
+        file.write_bytes(b"!" + file.read_bytes()[1:])
+    with pytest.raises(DatasetError, match="is damaged"):
+        local[0]
+    (tmp_path / "data/shards/00000.arrow").write_bytes(b"A" + cached.read_bytes()[1:])
+    shelf.requests.clear()
+    assert remote[0].input_ids.tolist() == expected
+    assert {name for _, name in shelf.requests} == {"00000.arrow"}
 
 
 @pytest.mark.slow

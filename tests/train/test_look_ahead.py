@@ -12,7 +12,7 @@ PACKS = 3
 """Of a shard."""
 
 STEPS = st.lists(st.lists(st.builds(PackRef, st.integers(0, 1), st.integers(0, 20)), max_size=5), max_size=12)
-REACHES = st.builds(Reach, st.integers(0, 30), st.integers(0, 8), st.integers(0, 40))
+REACHES = st.builds(Reach, st.integers(1, 9), st.integers(0, 30), st.integers(0, 8), st.integers(0, 40))
 
 
 def shard_of(ref: PackRef) -> ShardRef:
@@ -36,7 +36,12 @@ def list_shards(steps: Sequence[Sequence[PackRef]]) -> list[ShardRef]:
 
 def fits(steps: Sequence[Sequence[PackRef]], reach: Reach) -> bool:
     sizes = [bytes_of(shard) for shard in list_shards(steps) if bytes_of(shard)]
-    return sum(map(len, steps)) <= reach.packs and len(sizes) <= reach.shards and sum(sizes) <= reach.bytes
+    return (
+        len(steps) <= reach.steps
+        and sum(map(len, steps)) <= reach.packs
+        and len(sizes) <= reach.shards
+        and sum(sizes) <= reach.bytes
+    )
 
 
 @given(steps=STEPS, reach=REACHES, looks=st.integers(0, 4))
@@ -64,7 +69,7 @@ def test_what_is_found_is_what_the_steps_use_in_the_order_of_first_use(
 def test_a_window_is_known_while_the_one_before_is_read() -> None:
     """And no shard is given up before its last use."""
     steps = [[PackRef(1, pack)] for window in (range(6), range(6, 12)) for pack in window]
-    ahead = LookAhead(steps, shard_of, bytes_of, Reach(packs=100, shards=100, bytes=100))
+    ahead = LookAhead(steps, shard_of, bytes_of, Reach(steps=100, packs=100, shards=100, bytes=100))
     assert ahead.move() == []
     assert ahead.look(100) == [ShardRef(1, shard) for shard in (1, 2, 3)]
     assert [ahead.move() for _ in range(11)] == [
