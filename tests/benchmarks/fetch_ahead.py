@@ -5,8 +5,7 @@
 The store is moto's, behind a proxy with 100 ms a request and 50 MB/s in all. The ranks of one node are processes that
 feed themselves as the trainer does, meet at each step, and sleep for as long as 8 H100s would compute, which do 60,000
 tokens/s. A window of 16 shards of 41 MB lasts 36 minutes of that, so the run begins shortly before the end of the first
-window, with an empty cache, and goes on shortly after the beginning of the second; the third is there to be left alone,
-or not.
+window, with an empty cache, and ends shortly after the beginning of the second.
 """
 
 import argparse
@@ -43,7 +42,7 @@ from train.packs import ShardedPacks
 
 RATE = 60_000
 LATENCY, BANDWIDTH = 0.1, 50e6
-SHARD_PACKS, SHARDS = 4000, 48
+SHARD_PACKS, SHARDS = 4000, 32
 PACKS_PER_STEP = 64
 STEPS_BEFORE, STEPS_AFTER = 20, 20
 
