@@ -4,29 +4,32 @@
     CACHE/SHA256.part     one that is being fetched, locked by whoever fetches it
 
 A name says what the file holds, so equal shards of two data sets are one file, and no name of a manifest becomes a
-path here. The system gives a lock back when its holder dies; what is left of its file is fetched over.
+path here. The system gives a lock back when its holder dies; what is left of its file is fetched over, or removed.
 """
 
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from schemas.errors import DatasetError
 from schemas.manifest import ShardFile
 from schemas.store import Folder
+from train.evict import PART, find_limit, is_at, make_room, open_used
+from train.fetch import fetch_shard
 
 VARIABLE = "PACKLINE_CACHE"
 DEFAULT_FOLDER = "~/.cache/packline/shards"
 
-CHUNK_BYTES = 8 << 20
-"""Fetched at a time."""
+GIB = 1 << 30
 
-ATTEMPTS = 2
-"""The store's library tries again where a request fails; this is for answers that were wrong."""
+_log = logging.getLogger("packline.cache")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -40,100 +43,99 @@ def default_folder() -> Path:
 
 
 class ShardCache:
-    """Safe for concurrent threads, processes and runs. Nothing is ever removed; what is damaged is replaced."""
+    """Safe for concurrent threads, processes and runs.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    At most `max_bytes` are kept, or as many as leave a tenth of the disk free, and more where more is in use.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
 
     def path(self, shard: ShardFile) -> Path:
         return self.folder / shard.sha256
 
-    def fetch(self, folder: Folder, shard: ShardFile) -> str:
-        """The path of the shard's file, which is fetched from `folder` unless it is there.
+    def limit(self) -> int:
+        """The bytes that may be kept, by what the disk has now. Raises DatasetError where there can be no folder."""
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return find_limit(self.folder, self.max_bytes)
+
+    def open(self, folder: Folder, shard: ShardFile) -> BufferedReader:
+        """The shard's file, which is fetched from `folder` unless it is there, and stays there while it is open or
+        mapped.
 
         Where another process fetches it, that is waited for. Raises DatasetError where the store has no such file, or
         twice gave other bytes than the manifest says, and where the cache cannot be written.
         """
         path = self.path(shard)
         with _writing(path):
-            if not path.exists():
+            while (file := open_used(path)) is None:
                 with self._part(shard) as part:
                     if not path.exists():
-                        _fetch(folder, shard, part)
-                        os.rename(part.name, path)
-        return str(path)
+                        self._fetch(folder, shard, part)
+            return file
 
     def mend(self, folder: Folder, shard: ShardFile) -> None:
         """Fetch a damaged file again, unless another process has by now. Who has the old one mapped keeps what it maps.
-        Raises DatasetError as `fetch` does."""
+        Raises DatasetError as `open` does."""
         path = self.path(shard)
         with _writing(path), self._part(shard) as part:
             if not path.exists() or file_sha256(path) != shard.sha256:
-                _fetch(folder, shard, part)
-                os.rename(part.name, path)
+                self._fetch(folder, shard, part)
+
+    def _fetch(self, folder: Folder, shard: ShardFile, part: BinaryIO) -> None:
+        part.truncate(shard.bytes)  # so that other processes count all of it
+        if make_room(self.folder, self.max_bytes):
+            _warn_of_use(self.folder, self.max_bytes)
+        fetch_shard(folder, shard, part)
+        os.rename(part.name, self.path(shard))
 
     @contextmanager
     def _part(self, shard: ShardFile) -> Iterator[BinaryIO]:
-        """The file to fetch into, empty, and no other process's until it is left."""
-        name = f"{self.path(shard)}.part"
+        """The file to fetch into, no other process's until it is left."""
+        name = f"{self.path(shard)}{PART}"
         self.folder.mkdir(parents=True, exist_ok=True)
         part = _open_locked(name)
         try:
             yield part
         finally:
-            if _is_at(part, name):
+            if is_at(part, name):
                 os.unlink(name)
             part.close()
 
 
 def _open_locked(name: str) -> BinaryIO:
-    """A file that was renamed or removed while its lock was waited for is not at its name any more: take a new one."""
+    """A file that was renamed or removed while its lock was waited for is not at its name any more: take a new one.
+
+    It is waited for by a shared lock: when it is a shard by then, those who use it share it, for as long as they do.
+    """
     while True:
-        part = open(name, "a+b")  # noqa: SIM115
-        fcntl.flock(part, fcntl.LOCK_EX)
-        if _is_at(part, name):
-            return part
+        part = open(name, "r+b", opener=_create)  # noqa: SIM115
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(part, fcntl.LOCK_SH)
+        else:
+            if is_at(part, name):
+                return part
         part.close()
 
 
-def _is_at(file: BinaryIO, name: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(name))
-    except FileNotFoundError:
-        return False
+def _create(name: str, flags: int) -> int:
+    """Neither truncated nor appended to: it may be another process's."""
+    return os.open(name, flags | os.O_CREAT, 0o666)
 
 
-def _fetch(folder: Folder, shard: ShardFile, part: BinaryIO) -> None:
-    where, found = f"{folder.shown}/{shard.name}", ""
-    for _ in range(ATTEMPTS):
-        part.truncate(0)
-        found = _copy(folder, shard, part)
-        if found == shard.sha256:
-            return
-    raise DatasetError(
-        f"{where}: shard is damaged: its sha256 is {found}, the manifest says {shard.sha256}; copy it there again, "
-        "or build again with `packline build CONFIG --check`"
+@lru_cache
+def _warn_of_use(folder: Path, max_bytes: int | None) -> None:
+    """Once."""
+    limit = "a tenth of the disk free" if max_bytes is None else f"within `cache.max_gib` {max_bytes / GIB:g}"
+    _log.warning(
+        "%s: the shards in use do not leave %s, so it is passed; give it more room, or the config fewer "
+        "`shuffle_shards` or packs a step",
+        folder,
+        limit,
     )
-
-
-def _copy(folder: Folder, shard: ShardFile, part: BinaryIO) -> str:
-    """The sha256 of what came."""
-    digest = hashlib.sha256()
-    for chunk in _chunks(folder, shard):
-        digest.update(chunk)
-        part.write(chunk)
-        part.flush()
-    return digest.hexdigest()
-
-
-def _chunks(folder: Folder, shard: ShardFile) -> Iterator[bytes]:
-    """By ranges of the size in the manifest, so that the store is asked for nothing but bytes."""
-    for start in range(0, shard.bytes, CHUNK_BYTES):
-        try:
-            yield folder.read_range(shard.name, start, min(start + CHUNK_BYTES, shard.bytes))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            where = f"{folder.shown}/{shard.name}"
-            raise DatasetError(f"{where}: shard is missing; copy the whole data set") from error
 
 
 @contextmanager

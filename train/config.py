@@ -101,9 +101,13 @@ class CacheConfig(Section):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="the shards that were not used for longest go where more is there; null: a tenth of the disk "
-        "stays free",
+        description="where the shards there are more, those that were not used for longest go; null: a tenth of the "
+        "disk stays free",
     )
+
+    @property
+    def max_bytes(self) -> int | None:
+        return None if self.max_gib is None else int(self.max_gib * (1 << 30))
 
 
 class ProfileConfig(Section):

@@ -3,41 +3,26 @@
 manifests -- sizes checked --> shard files -- hash and metadata checked when first used --> packs
 """
 
-import mmap
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.generations import Generation, load_chain, merge_generations
 from schemas.manifest import Manifest, ShardFile
 from schemas.policy import LossPolicy
-from schemas.shard import Packs, Shard, ShardMeta, read_shard
+from schemas.shard import Packs, ShardMeta
 from schemas.store import Folder, dataset_folder
 from schemas.urls import check_url
 from train.cache import ShardCache, default_folder
+from train.open_shards import OpenShards
 from train.shard_files import ShardFiles
 from train.stream import Extent
-
-OPEN_SHARDS = 128
-"""Shards of one data set that stay mapped. Each holds a file open, of which a process may usually have 1,024."""
-
-RESIDENT_BYTES = 256 << 20
-"""About so much is read before its pages are given back. A page of a mapped file counts as the process's memory for as
-long as it is mapped; without this a process would seem to grow to the size of what it has read (20,000 packs of 10 GB:
-4.5 GiB instead of 0.2), and with it a pack costs 1 us more where the whole data set would stay mapped."""
-
-BYTES_PER_TOKEN = 5  # input_ids and channel
-
-AROUND_BYTES = 4 * (64 << 10)
-"""Mapped along with a pack: Linux maps 64 KiB around a page that is touched, here in each of four arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +39,10 @@ class Pack:
 class ShardedPacks:
     """The packs of a data set at a generation, by number: 0 to len - 1 in the order of the manifest's shards.
 
-    Shards on a store are fetched into the folder `cache` when they are first used. With `holdout` the packs are those
-    of the holdout shards, which are no part of the training data. Raises DatasetError for a data set that is empty,
-    incomplete or damaged. Pickled, it is its path: it is opened anew, at the generation that it has.
+    Shards on a store are fetched into the folder `cache` when they are first used; it holds `cache_bytes` at most, or
+    leaves a tenth of the disk free. With `holdout` the packs are those of the holdout shards, which are no part of the
+    training data. Raises DatasetError for a data set that is empty, incomplete or damaged. Pickled, it is its path: it
+    is opened anew, at the generation that it has.
     """
 
     def __init__(
@@ -66,22 +52,20 @@ class ShardedPacks:
         profile: str | None = None,
         generation: Generation = "latest",
         cache: str | Path | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         self.path, self.holdout = path, holdout
-        self.cache = Path(cache).expanduser() if cache else default_folder()
+        self.cache = ShardCache(Path(cache).expanduser() if cache else default_folder(), cache_bytes)
         self.folder = _readable_folder(path, profile)
         chain = load_chain(self.folder, generation)
         self.manifest: Manifest = merge_generations(chain)
         self.shards = _choose_shards(self.manifest, holdout, self.folder.shown)
         self._ids = [manifest.id for manifest in chain]
         self._shard_counts = list(accumulate(len(_shards_of(manifest, holdout)) for manifest in chain))
-        self._files = ShardFiles(self.folder, ShardCache(self.cache))
         self._borders = list(accumulate((shard.packs for shard in self.shards), initial=0))
-        self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map)
-        self._touched: list[mmap.mmap] = []
-        self._resident_packs = RESIDENT_BYTES // (AROUND_BYTES + self.manifest.seq_len * BYTES_PER_TOKEN)
+        self._open = OpenShards(ShardFiles(self.folder, self.cache), _expected_meta(self.manifest))
         for shard in self.shards:
-            self._files.check_size(shard)
+            self._open.files.check_size(shard)
 
     def __len__(self) -> int:
         return self._borders[-1]
@@ -100,9 +84,7 @@ class ShardedPacks:
     def locate(self, number: int) -> tuple[Packs, int]:
         """The arrays that hold a pack, and the pack's row in them: for who needs one column alone."""
         index = self.shard_of(number)
-        memory, shard = self._mapped(index)
-        self._touch(memory)
-        return shard.locate(number - self._borders[index])
+        return self._open.map(self.shards[index]).locate(number - self._borders[index])
 
     def shard_of(self, number: int) -> int:
         """The index of the shard that holds a pack."""
@@ -110,8 +92,16 @@ class ShardedPacks:
         return bisect_right(self._borders, number) - 1
 
     def prepare(self, index: int) -> None:
-        """Have a shard here and checked; any thread may do it. Raises DatasetError for a damaged or missing one."""
-        self._files.find(self.shards[index])
+        """Have a shard here and checked, until it is released; any thread may do it. Raises DatasetError for a damaged
+        or missing one."""
+        self._open.prepare(self.shards[index])
+
+    def cached_bytes(self, index: int) -> int:
+        """What a shard takes of the cache: 0 in a local folder."""
+        return self.shards[index].bytes if self._open.files.cache else 0
+
+    def release(self, index: int) -> None:
+        self._open.release(self.shards[index])
 
     def extent(self, generation: int) -> Extent:
         """What of it there was at a generation up to its own."""
@@ -121,8 +111,10 @@ class ShardedPacks:
 
     def at(self, generation: int) -> "ShardedPacks":
         """The data set at a later generation. Packs keep their numbers, and shards that were checked stay so."""
-        later = ShardedPacks(self.path, self.holdout, self.folder.profile, generation, self.cache)
-        later._files = self._files
+        later = ShardedPacks(
+            self.path, self.holdout, self.folder.profile, generation, self.cache.folder, self.cache.max_bytes
+        )
+        later._open = self._open
         return later
 
     @property
@@ -144,26 +136,9 @@ class ShardedPacks:
         return trained
 
     def __reduce__(self) -> tuple[type["ShardedPacks"], tuple[object, ...]]:
-        arguments = (self.path, self.holdout, self.folder.profile, self.manifest.generation, self.cache)
+        cache, generation = self.cache, self.manifest.generation
+        arguments = (self.path, self.holdout, self.folder.profile, generation, cache.folder, cache.max_bytes)
         return ShardedPacks, arguments
-
-    def _touch(self, memory: mmap.mmap) -> None:
-        self._touched.append(memory)
-        if len(self._touched) > self._resident_packs:
-            touched, self._touched = self._touched, []
-            for each in set(touched):
-                each.madvise(mmap.MADV_DONTNEED)  # views stay valid: the system reads the page again
-
-    def _map(self, index: int) -> tuple[mmap.mmap, Shard]:
-        file = self.shards[index]
-        path = self._files.find(file)
-        memory = _map_file(path)
-        shard, expected = read_shard(pa.py_buffer(memory), path), _expected_meta(self.manifest)
-        if shard.meta != expected:
-            raise DatasetError(f"{path}: {shard.meta} is not what the manifest says, {expected}; rebuild the data set")
-        if len(shard) != file.packs:
-            raise DatasetError(f"{path}: {len(shard)} packs, the manifest says {file.packs}; rebuild the data set")
-        return memory, shard
 
 
 def _shards_of(manifest: Manifest, holdout: bool) -> Sequence[ShardFile]:
@@ -186,15 +161,6 @@ def _choose_shards(manifest: Manifest, holdout: bool, where: str) -> Sequence[Sh
     if not sum(shard.packs for shard in shards):
         raise DatasetError(f"{where}: {advice}")
     return shards
-
-
-def _map_file(path: str) -> mmap.mmap:
-    """Not by Arrow's own mapping, which has the whole shard read in advance."""
-    try:
-        with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise DatasetError(f"{path}: shard is missing or unreadable ({error}); copy the data set again") from error
 
 
 def _expected_meta(manifest: Manifest) -> ShardMeta:

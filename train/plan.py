@@ -124,7 +124,9 @@ def open_datasets(
         generation: Generation = entry.generation if isinstance(entry.generation, int) else "latest"
         if not isinstance(entry.generation, int) and known is not None:
             generation = known
-        dataset = ShardedPacks(entry.path, entry.holdout, entry.profile, generation, config.cache.folder)
+        dataset = ShardedPacks(
+            entry.path, entry.holdout, entry.profile, generation, config.cache.folder, config.cache.max_bytes
+        )
         dataset.count_trained_tokens(config.policy_of(entry))
         datasets.append(dataset)
     return datasets[: len(config.datasets)], datasets[len(config.datasets) :]

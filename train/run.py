@@ -14,6 +14,7 @@ from train.checkpoint import RunState, changed_settings, load_checkpoint
 from train.config import ModelFolder, TrainConfig
 from train.display import make_display
 from train.feed import Feeder
+from train.fetch_ahead import describe_want
 from train.flops import device_peak_flops
 from train.metrics import MetricsLog, peak_memory
 from train.model import Decoder
@@ -65,6 +66,8 @@ def introduce(run: Run) -> None:
         trained = dataset.count_trained_tokens(config.policy_of(entry))
         packs = f"{len(dataset):,} packs of {dataset.manifest.seq_len:,}"
         tell(run, f"{entry.path}{_generation(dataset)}: {packs}, {trained:,} tokens trained")
+    if want := describe_want(plan.datasets, config.shuffle_shards):
+        tell(run, want)
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     where = describe_ranks(config, run.world)
     tell(run, f"{parameters:,} parameters, {config.dtype} on {where}, attention by {run.kernel}")

@@ -32,7 +32,7 @@ class Validation:
 
     def batches(self) -> Iterator[Batch]:
         """This rank's, one at a time; every rank has as many. Raises DatasetError for a damaged shard."""
-        for share in self.feeder.load(self._rounds()):
+        for share in self.feeder.load(self._rounds):
             yield from share.microbatches
 
     def _rounds(self) -> Iterator[list[PackRef]]:

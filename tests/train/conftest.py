@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from shelf import shelf  # noqa: F401 - a fixture
 
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
 from schemas.generations import load_chain

@@ -48,7 +48,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     plan = plan_run(config, "doctor")
     model = make_model(config, plan.architecture, world)
     feeder = make_feeder(plan, world, config.datasets, plan.datasets)
-    microbatches = next(feeder.load([[PackRef(0, pack) for pack in case["packs"]]])).microbatches
+    microbatches = next(feeder.load(lambda: [[PackRef(0, pack) for pack in case["packs"]]])).microbatches
     count = count_step(microbatches, False, world)
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
     with Collectives() as collectives:

@@ -1,56 +1,23 @@
 """Data sets on a store: the same packs, few requests, and nothing damaged that is used, wherever the damage is."""
 
+import multiprocessing
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
-from fsspec import AbstractFileSystem
+from shelf import CHUNK, Shelf, unchanged
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.store import Folder
-from train import cache
+from train import cache, open_shards
 from train.cache import ShardCache
 from train.packs import ShardedPacks
-
-
-class Shelf(AbstractFileSystem):
-    """A store that serves a folder of the disk, and writes down what it is asked for."""
-
-    protocol = "shelf"
-    cachable = False
-    requests: ClassVar[list[tuple[str, str]]] = []
-    answer: ClassVar[Callable[[str, bytes], bytes]]
-
-    def _local(self, path: str) -> Path:
-        return Path("/") / path.removeprefix("shelf://").lstrip("/")
-
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
-        name = self._local(path).name
-        self.requests.append(("read" if start is None else "range", name))
-        return type(self).answer(name, self._local(path).read_bytes()[start:end])
-
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
-        self.requests.append(("size", self._local(path).name))
-        return {"name": path, "size": self._local(path).stat().st_size, "type": "file"}
-
-
-def unchanged(_name: str, data: bytes) -> bytes:
-    return data
-
-
-@pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> type[Shelf]:
-    fsspec.register_implementation("shelf", Shelf, clobber=True)
-    monkeypatch.setattr(cache, "CHUNK_BYTES", 1000)
-    Shelf.requests.clear()
-    Shelf.answer = unchanged
-    return Shelf
 
 
 @pytest.fixture
@@ -104,7 +71,7 @@ def test_a_shard_that_many_want_is_fetched_by_one(shelf: type[Shelf], path: str,
 
     def fetch(_: int) -> str:
         start.wait()
-        return ShardCache(tmp_path / "cache").fetch(Folder(f"shelf://{path}"), shard)
+        return ShardCache(tmp_path / "cache").open(Folder(f"shelf://{path}"), shard).name
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(fetch, range(8))) == {str(tmp_path / "cache" / shard.sha256)}
@@ -181,3 +148,78 @@ def test_urls_with_secrets_are_refused_without_them() -> None:
         ShardedPacks("s3://key:secret@bucket/data?sig=hidden")
     assert "secret@" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+def test_packs_are_right_where_the_cache_holds_nothing_and_it_is_told_once(
+    shelf: type[Shelf], path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An evicted shard is fetched again, and checked again, though it was found right before."""
+    cache._warn_of_use.cache_clear()
+    remote = ShardedPacks(f"shelf://{path}", cache=tmp_path / "cache", cache_bytes=1)
+    for _ in range(2):
+        for index in (0, 1):
+            remote.prepare(index)
+            number = 3 * index
+            assert np.array_equal(remote[number].input_ids, ShardedPacks(path)[number].input_ids)
+            assert files_in(tmp_path / "cache") == [remote.shards[index].sha256]
+            remote.release(index)
+    assert Counter(name for kind, name in shelf.requests if kind == "range") == {
+        Path(shard.name).name: 2 * -(-shard.bytes // CHUNK) for shard in remote.shards
+    }
+    assert [record.name for record in caplog.records] == ["packline.cache"]
+    assert "`cache.max_gib` 9.31323e-10" in caplog.text
+    shelf.answer = lambda _name, data: bytes(len(data))
+    with pytest.raises(DatasetError, match=r"00000\.arrow: shard is damaged"):
+        remote.prepare(0)
+
+
+def test_what_is_kept_for_later_is_not_evicted(shelf: type[Shelf], path: str, tmp_path: Path) -> None:
+    remote = ShardedPacks(f"shelf://{path}", cache=tmp_path / "cache", cache_bytes=1)
+    for index in (0, 1):
+        remote.prepare(index)
+    assert len(files_in(tmp_path / "cache")) == 2
+    shelf.requests.clear()
+    assert_alike(remote, path)
+    assert shelf.requests == []
+
+
+def test_a_file_that_changed_since_its_check_is_checked_when_it_is_mapped_anew(
+    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_shards, "MAPPED_SHARDS", 0)
+    remote, local = open_remote(), ShardedPacks(path)
+    expected = local[0].input_ids.tolist()
+    assert remote[0].input_ids.tolist() == expected
+    cached = tmp_path / "cache" / remote.shards[0].sha256
+    for file in (cached, tmp_path / "data/shards/00000.arrow"):
+        file.write_bytes(b"!" + file.read_bytes()[1:])
+    with pytest.raises(DatasetError, match="is damaged"):
+        local[0]
+    (tmp_path / "data/shards/00000.arrow").write_bytes(b"A" + cached.read_bytes()[1:])
+    shelf.requests.clear()
+    assert remote[0].input_ids.tolist() == expected
+    assert {name for _, name in shelf.requests} == {"00000.arrow"}
+
+
+@pytest.mark.slow
+def test_who_is_killed_while_it_fetches_keeps_nobody_waiting(
+    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path
+) -> None:
+    begun = multiprocessing.get_context("fork").Event()
+
+    def hang(_name: str, _data: bytes) -> bytes:
+        begun.set()
+        time.sleep(3600)
+        return b""
+
+    remote = open_remote()
+    shelf.answer = hang
+    child = multiprocessing.get_context("fork").Process(target=remote.prepare, args=(0,))
+    child.start()
+    assert begun.wait(60)
+    shelf.answer = unchanged
+    assert files_in(tmp_path / "cache") == [f"{remote.shards[0].sha256}.part"]
+    child.kill()
+    assert_alike(remote, path)
+    assert files_in(tmp_path / "cache") == sorted(shard.sha256 for shard in remote.shards)
+    child.join()

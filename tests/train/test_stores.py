@@ -36,8 +36,10 @@ def test_ranks_train_from_a_store_as_from_a_folder(
     unequal_packs: Sequence[Any],
     moto_store: Store,
     launch: Callable[..., subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A damaged object then stops a run whose cache is empty, before the first step that reads it."""
+    """A damaged object then stops a run whose cache is empty, before the first step that reads it. Its cache is too
+    small for anything, which is told."""
     path = build_dataset(tmp_path / "data", unequal_packs, holdout=unequal_packs[:2])
     folder = Folder(f"{moto_store.new_folder().url}/data", moto_store.profile)
     upload(Path(path), folder)
@@ -67,9 +69,14 @@ def test_ranks_train_from_a_store_as_from_a_folder(
     assert_model(tmp_path)
     content = folder.read(names[1])
     folder.write(names[1], content[:-1] + bytes([content[-1] ^ 1]))
-    damaged = {**remote, "output": str(tmp_path / "damaged"), "cache": {"folder": str(tmp_path / "empty")}}
+    damaged = {
+        **remote,
+        "output": str(tmp_path / "damaged"),
+        "cache": {"folder": str(tmp_path / "empty"), "max_gib": 1e-6},
+    }
     with pytest.raises(DatasetError, match=r"/shards/00003\.arrow: shard is damaged"):
         train(TrainConfig.model_validate(damaged))
+    assert "two windows of shards" in capsys.readouterr().out
     torch.distributed.destroy_process_group()
 
 
