@@ -224,9 +224,13 @@ def run_config(output: Path, datasets: dict[str, str], steps: int) -> dict[str, 
 
 def placed_runs(output: Path, datasets: dict[str, str]) -> dict[str, dict[str, Any]]:
     """A run of one rank that goes on after its first step, each time for one step in another placement. In between it
-    is loaded there and exported as it is."""
+    is loaded there and exported as it is. Replicas write their checkpoints in the background."""
     return {
-        f"{what} by {name}": {**run_config(output, datasets, steps), **placement}
+        f"{what} by {name}": {
+            **run_config(output, datasets, steps),
+            **placement,
+            "checkpoints": {"every": 1, "keep": 99, "background": "shard_ranks" in placement},
+        }
         for number, (name, placement) in enumerate(PLACEMENTS.items(), 1)
         for what, steps in (("loaded", number), ("trained", number + 1))
     }
