@@ -134,15 +134,18 @@ def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype, of
     """Shard in place. Gradients are summed over the ranks, never averaged: the loss is divided by a global count.
 
     In bfloat16 only the computation is done: gradients are summed over the ranks in float32. Inputs are not cast, as
-    the weights of losses stay exact.
+    the weights of losses stay exact. A block is whole only while it runs, and so are embeddings that are not the
+    output's weights too; the final norm and the output stay whole from the forward to the backward pass.
     """
     reduce_dtype = torch.promote_types(compute_dtype, torch.float32)
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
-    for module in (*model.layers, model):
+    embeddings = [] if model.lm_head is None else [model.embed_tokens]
+    for module in (*embeddings, *model.layers, model):
         sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other reduction with a factor
+        sharded.set_unshard_in_backward(module not in embeddings)  # their gradient does not need them
 
 
 def sum_over_replicas(model: nn.Module, wanted: bool) -> None:

@@ -14,13 +14,14 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from schemas.errors import ConfigError
 from train.architecture import PRESETS
 from train.attention import isolate
 from train.config import TrainConfig
 from train.loss import Trained
 from train.model import Decoder
 from train.optim import make_optimizer, update
-from train.parallel import World, join_world
+from train.parallel import World, describe_ranks, join_world, make_mesh
 from train.run import make_model
 
 SEQ_LEN, VOCAB_SIZE = 32, 50
@@ -82,8 +83,9 @@ def make_config(**changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({**values, **changes})
 
 
-def build(world: World, **changes: Any) -> Decoder:
-    return make_model(make_config(**changes), PRESETS["tiny"].model_copy(update={"vocab_size": VOCAB_SIZE}), world)
+def build(world: World, *, tie_word_embeddings: bool = False, **changes: Any) -> Decoder:
+    shape = {"vocab_size": VOCAB_SIZE, "tie_word_embeddings": tie_word_embeddings}
+    return make_model(make_config(**changes), PRESETS["tiny"].model_copy(update=shape), world)
 
 
 def forward(model: Decoder, world: World) -> Tensor:
@@ -172,26 +174,30 @@ def test_blocks_and_softmax_are_compiled_as_wholes(
         assert str(graph.code).count("linear(") == IN_A_BLOCK
 
 
-def test_a_block_is_whole_only_while_it_runs(world: World) -> None:
-    """Each block, and what is left, is gathered by itself: while a block runs all others are in shards."""
-    model = build(world)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_block_is_whole_only_while_it_runs(tied: bool, world: World) -> None:
+    """Each block, and what is left, is gathered by itself: while a block runs all others are in shards, and so are the
+    embeddings, unless the output needs them as well."""
+    model = build(world, tie_word_embeddings=tied)
     own = {
         block: {f"layers.{number}.{name}" for name, _ in block.named_parameters()}
         for number, block in enumerate(model.layers)
     }
-    rest = {name for name, _ in model.named_parameters()} - set.union(*own.values())
-    assert rest
+    rest = {"norm.weight", "embed_tokens.weight" if tied else "lm_head.weight"}
     whole: list[set[str]] = []
+    whole_in_backward: set[str] = set()
 
-    def look(block: nn.Module, arguments: Any) -> None:
-        whole.append({name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)})
+    def look() -> set[str]:
+        return {name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)}
 
     for block in model.layers:
-        block.register_forward_pre_hook(look)
+        block.register_forward_pre_hook(lambda *_: whole.append(look()))
+    model.layers[0].register_full_backward_hook(lambda *_: whole_in_backward.update(look()))
     assert all(isinstance(module, FSDPModule) for module in (model, *model.layers))
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     forward(model, world).backward()  # type: ignore[no-untyped-call]
     assert whole == [own[block] | rest for block in model.layers]
+    assert ("embed_tokens.weight" in whole_in_backward) == tied
     assert all(isinstance(parameter.grad, DTensor) for parameter in model.parameters())
 
 
@@ -218,3 +224,32 @@ def test_dtypes(dtype: str, master_dtype: str | None, world: World) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {master}
     states = [optimizer.state[parameter] for parameter in model.parameters()]
     assert {state[name].dtype for state in states for name in ("exp_avg", "exp_avg_sq")} == {master}
+
+
+def test_ranks_that_do_not_fit_are_refused_before_memory_is_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.Module, "to_empty", None)
+    with pytest.raises(ConfigError, match="1 ranks are no multiple of shard_ranks 2; start 2 ranks"):
+        build(world, shard_ranks=2)
+    with pytest.raises(ConfigError, match=r"12 ranks are no multiple of shard_ranks 8.*--set shard_ranks=null"):
+        make_mesh(8, World(rank=3, ranks=12, device=torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "described"),
+    [
+        ({}, "16 x cpu"),
+        ({"shard_ranks": 16}, "16 x cpu"),
+        ({"shard_ranks": 8, "cpu_offload": True}, "2 x 8 x cpu, offloaded to the host"),
+        ({"shard_ranks": 1}, "16 x 1 x cpu"),
+    ],
+)
+def test_a_placement_is_told(changes: dict[str, Any], described: str) -> None:
+    world = World(rank=0, ranks=16, device=torch.device("cpu"))
+    assert describe_ranks(make_config(**changes), world) == described
+
+
+def test_one_copy_is_plain_fsdp(world: World) -> None:
+    meshes = [make_mesh(shard_ranks, world) for shard_ranks in (None, 1)]
+    assert [mesh.mesh_dim_names for mesh in meshes] == [("shard",), ("shard",)]
