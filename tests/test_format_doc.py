@@ -45,7 +45,15 @@ from schemas.rejects import Reason
 from schemas.shard import PACKS_PER_BATCH, Packs, ShardMeta, shard_schema, write_shard
 from train.architecture import PRESETS as MODEL_PRESETS
 from train.architecture import Architecture, LinearScaling, Llama3Scaling
-from train.config import CacheConfig, CheckpointConfig, DatasetConfig, ModelFolder, TrainConfig, ValidationConfig
+from train.config import (
+    CacheConfig,
+    CheckpointConfig,
+    DatasetConfig,
+    ModelFolder,
+    ProfileConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 FORMAT = (DOCS / "format.md").read_text("utf-8")
@@ -446,6 +454,7 @@ CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "Cache": CacheConfig,
     "Validation": ValidationConfig,
     "Checkpoints": CheckpointConfig,
+    "Profile": ProfileConfig,
     "Model folder": ModelFolder,
     "Dimensions": Architecture,
     "Rotary scaling `linear`": LinearScaling,

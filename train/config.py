@@ -111,7 +111,7 @@ class CacheConfig(Section):
 
 
 class ProfileConfig(Section):
-    """Steps of this start of the run that torch's profiler records, on each rank."""
+    """Steps of this start of the run that torch's profiler records; each rank writes a trace into OUTPUT/profile."""
 
     start: PositiveInt = Field(description="the first of them, counted from this start of the run")
     steps: PositiveInt = Field(description="so many")
@@ -170,7 +170,7 @@ class TrainConfig(Section):
     )
     log_every: PositiveInt = 1
     loss_by_source: bool = Field(default=False, description="write the loss of every source into metrics.jsonl")
-    tensorboard: bool = Field(default=False, description="write the metrics as event files, too")
+    tensorboard: bool = Field(default=False, description="write the metrics into OUTPUT/tensorboard, too")
     profile: ProfileConfig | None = None
 
     @model_validator(mode="after")

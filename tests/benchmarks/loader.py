@@ -2,7 +2,8 @@
 
 speed    packs a second of processor time, in random order, the files in the page cache. Ours makes labels, positions
          and borders from the shard; `datasets` (torch format) has them ready, as columns of an Arrow file
-start    seconds from the launch of `python -m train` to the first line of metrics.jsonl, with 10 MB and 10 GB of shards
+start    seconds from the launch of `python -m train` to the first line of metrics.jsonl, with 10 MB and 10 GB of
+         shards; and of processor time, which tells more where others share the machine. Beside it torch's import alone
 memory   what reading 20,000 packs of them adds to the resident memory of a process
 
 The 10 GB are files with holes, which take no disk. Run from the checkout: `python tests/benchmarks/loader.py`.
@@ -193,7 +194,11 @@ def measure_speed(folder: Path, packs: int, repeats: int) -> None:
             print(f"  {name:<24}{our:10,.0f}{their:10,.0f}{our / their:8.1f}")
 
 
-def seconds_to_first_step(folder: Path, path: str) -> float:
+Seconds = tuple[float, float]
+"""By the clock, and of processor time."""
+
+
+def seconds_to_first_step(folder: Path, path: str) -> Seconds:
     """The training process is ended after it."""
     output = Path(tempfile.mkdtemp(dir=folder))
     config = output / "config.yaml"
@@ -206,15 +211,33 @@ def seconds_to_first_step(folder: Path, path: str) -> float:
         time.sleep(0.005)
     seconds = time.perf_counter() - began
     process.kill()
-    process.wait()
-    return seconds
+    return seconds, processor_time(process)
+
+
+def seconds_to_import_torch() -> Seconds:
+    began = time.perf_counter()
+    used = processor_time(subprocess.Popen([sys.executable, "-c", "import torch"]))
+    return time.perf_counter() - began, used
+
+
+def processor_time(process: subprocess.Popen[bytes]) -> float:
+    """Of a process that ends, in seconds."""
+    _, _, usage = os.wait4(process.pid, 0)
+    return usage.ru_utime + usage.ru_stime
 
 
 def measure_start(folder: Path, paths: dict[str, str], repeats: int) -> None:
-    seconds = [[seconds_to_first_step(folder, path) for path in paths.values()] for _ in range(repeats)]
+    seconds = [
+        [seconds_to_import_torch(), *(seconds_to_first_step(folder, path) for path in paths.values())]
+        for _ in range(repeats)
+    ]
     print("launch to first step")
-    for name, column in zip(paths, zip(*seconds, strict=True), strict=True):
-        print(f"  {name:<10} median {statistics.median(column):6.2f} s  least {min(column):6.2f} s")
+    for name, column in zip(("import torch", *paths), zip(*seconds, strict=True), strict=True):
+        clock, processor = zip(*column, strict=True)
+        print(
+            f"  {name:<12} median {statistics.median(clock):6.2f} s  least {min(clock):6.2f} s  "
+            f"of processor time least {min(processor):6.2f} s"
+        )
 
 
 def resident() -> dict[str, int]:
