@@ -70,7 +70,7 @@ class StepBytes(LiveBytes):
 
 
 def peak_of_step(shape: Architecture, seq_len: int, mode: str, ranks: int) -> int:
-    """Bytes on one rank, of the second step."""
+    """Bytes on one rank."""
     values = {"output": "out", "datasets": [{"path": "data"}], "model": shape.model_dump(), "packs_per_step": ranks}
     config = TrainConfig.model_validate({**values, "steps": 1, "dtype": "bfloat16", "activation_checkpointing": mode})
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
@@ -80,10 +80,9 @@ def peak_of_step(shape: Architecture, seq_len: int, mode: str, ranks: int) -> in
     with FakeTensorMode(allow_non_fake_inputs=True), StepBytes() as live:
         model.to_empty(device="cpu")
         optimizer = make_optimizer(model, config)
-        for _ in range(2):
-            live.peak = 0
-            loss_of_a_row(model, seq_len).backward()  # type: ignore[no-untyped-call]
-            update(optimizer, 1e-4)
+        live.peak = 0  # the optimizer's state is there, so each step is like the first
+        loss_of_a_row(model, seq_len).backward()  # type: ignore[no-untyped-call]
+        update(optimizer, 1e-4)
     dist.destroy_process_group()
     return live.peak
 

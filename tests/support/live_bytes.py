@@ -8,6 +8,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+SMALL = 2**16
+"""Bytes of which a peak is not looked for anew."""
+
 
 class LiveBytes(TorchDispatchMode):
     """Counts what operations make while it is on, as long as it is alive. What a kernel takes inside is not seen."""
@@ -30,7 +33,8 @@ class LiveBytes(TorchDispatchMode):
         storages = {
             (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage() for tensor in tensors
         }
-        if not storages <= self._storages:
-            self._storages |= storages
+        new = [storage for storage in storages if storage not in self._storages]
+        self._storages.update(new)
+        if sum(storage.nbytes() for storage in new) > SMALL:
             self.peak = max(self.peak, self.now)
         return out
