@@ -44,7 +44,7 @@ from schemas.recipe import RECIPE_FIELDS, RECIPE_SOURCE_FIELDS, dataset_id
 from schemas.rejects import Reason
 from schemas.shard import PACKS_PER_BATCH, Packs, ShardMeta, shard_schema, write_shard
 from train.architecture import PRESETS as MODEL_PRESETS
-from train.architecture import Architecture, LinearScaling, Llama3Scaling
+from train.architecture import Architecture, LinearScaling, Llama3Scaling, YarnScaling
 from train.config import (
     CacheConfig,
     CheckpointConfig,
@@ -459,6 +459,7 @@ CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "Dimensions": Architecture,
     "Rotary scaling `linear`": LinearScaling,
     "Rotary scaling `llama3`": Llama3Scaling,
+    "Rotary scaling `yarn`": YarnScaling,
 }
 
 

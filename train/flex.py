@@ -1,6 +1,7 @@
 """FlexAttention: its mask, made from where documents lie. Blocks of 128 x 128 of which no pair may see are left out."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -12,14 +13,19 @@ BLOCK = 128
 
 NO_DOCUMENT = -1
 
-fused = torch.compile(flex_attention, dynamic=False)
-"""As it is, flex_attention makes all scores. In a block that is compiled itself it becomes a part of that."""
+
+@cache
+def compile_alone() -> Callable[..., Tensor]:
+    """As it is, flex_attention makes all scores. (torch.compile itself takes a second to import.)"""
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def attend_by_blocks(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
     """[B, heads, seq_len, head_dim] in and out; key and value may have fewer heads."""
-    seen: Tensor = fused(query, key, value, block_mask=mask, enable_gqa=True)
-    return seen
+    if torch.compiler.is_compiling():  # as a part of its block
+        seen: Tensor = flex_attention(query, key, value, block_mask=mask, enable_gqa=True)
+        return seen
+    return compile_alone()(query, key, value, block_mask=mask, enable_gqa=True)
 
 
 def make_block_mask(document_ids: Tensor, window: int | None) -> BlockMask:

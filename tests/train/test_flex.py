@@ -67,7 +67,8 @@ def test_blocks_that_see_nothing_and_blocks_that_see_all_are_told_apart() -> Non
 def without_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch refuses gradients on a CPU, for which it has no kernel; the operation itself has them."""
     monkeypatch.setattr(torch_flex, "_validate_device", lambda query, key, value: None)
-    monkeypatch.setattr(flex, "fused", torch.compile(torch_flex.flex_attention, dynamic=False, backend="aot_eager"))
+    alone = torch.compile(torch_flex.flex_attention, dynamic=False, backend="aot_eager")
+    monkeypatch.setattr(flex, "compile_alone", lambda: alone)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
