@@ -129,13 +129,13 @@ def _create(name: str, flags: int) -> int:
 @lru_cache
 def _warn_of_use(folder: Path, max_bytes: int | None) -> None:
     """Once."""
-    limit = "a tenth of the disk free" if max_bytes is None else f"within `cache.max_gib` {max_bytes / GIB:g}"
-    _log.warning(
-        "%s: the shards in use do not leave %s, so it is passed; give it more room, or the config fewer "
-        "`shuffle_shards` or packs a step",
-        folder,
-        limit,
+    found = (
+        f"the shards in use are more than `cache.max_gib` {max_bytes / GIB:g}"
+        if max_bytes is not None
+        else ("with the shards in use less than a tenth of the disk is free")
     )
+    advice = "they stay; give the cache more room, or lower `shuffle_shards` or `packs_per_step`"
+    _log.warning("%s: %s; %s", folder, found, advice)
 
 
 @contextmanager
