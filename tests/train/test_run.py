@@ -15,8 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.settings import load_settings
+from train import loop
 from train.config import TrainConfig
 from train.loop import train
+from train.parallel import World
 
 CONFIG = """
 output: {output}
@@ -177,6 +179,36 @@ def test_a_damaged_validation_shard_stops_the_run(write_config: WriteConfig, tmp
     with pytest.raises(DatasetError, match="is damaged"):
         train(load_settings(TrainConfig, path, overrides))
     torch.distributed.destroy_process_group()
+
+
+class OfTwo:
+    """The world as a rank sees it whose packs are fine; the other rank cannot read its own."""
+
+    def __init__(self, world: World) -> None:
+        self.rank, self.ranks, self.device = world.rank, 2, world.device
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [*values[:-1], 1.0]
+
+
+@pytest.mark.parametrize("reader", ["validate", "look_up"])
+def test_a_rank_that_can_read_stops_with_one_that_cannot(
+    reader: str, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation, or the next generation, the second time that it is looked at. What was done is saved."""
+    follow = f"datasets=[{{path: {tmp_path / 'data'}, generation: follow}}]"
+    validation = f"validation={{every: 2, datasets: [{{path: {tmp_path / 'data'}}}]}}"
+    config = load_settings(TrainConfig, write_config("run"), [follow, validation])
+    read, calls = getattr(loop, reader), iter(range(2))
+    with monkeypatch.context() as context:
+        context.setattr(loop, reader, lambda *given: read(*given[:-1], OfTwo(given[-1]) if next(calls) else given[-1]))
+        with pytest.raises(DatasetError, match="another rank cannot read its packs"):
+            train(config)
+        torch.distributed.destroy_process_group()
+    assert 0 < len(read_metrics(tmp_path / "run")) < 5
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    train(config, "resume")
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3, 4, 5]
 
 
 def replace_ids(doc: Any, token: int) -> Any:
