@@ -44,7 +44,7 @@ SHAPE = Architecture(
 Gradients = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def world() -> Iterator[World]:
     with join_world() as world:
         yield world
@@ -183,9 +183,6 @@ def test_products_are_added_in_float32_in_one_kernel(world: World) -> None:
 def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
     build_dataset: Callable[..., str], unequal_packs: Sequence[Any], tmp_path: Path
 ) -> None:
-    """In a world of its own: last in this file, as the others' world then has ended."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     path = build_dataset(tmp_path / "data", unequal_packs)
     config = TrainConfig.model_validate(
         {
