@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := out/demo
 SUMS := out/sums
 
-.PHONY: help setup demo sums test check format bench bench-train wheel clean
+.PHONY: help setup demo sums test check format bench bench-train bench-gpu wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -57,6 +57,9 @@ bench-train: setup  ## measure the trainer: loader, start, memory, step, checkpo
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loader.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/step.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/checkpoints.py
+
+bench-gpu: setup  ## measure the step on one GPU, against transformers; goes on where it stopped
+	PYTHONPATH=.:tests/benchmarks $(BIN)/python -m gpu --out out/bench-gpu
 
 wheel: setup  ## packline as a wheel in dist/, for workers (docs/clusters.md)
 	rm -rf build dist

@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("out/bench-gpu"))
     parser.add_argument("--cases", default="", help="a regular expression, as in llama-1b/4096")
-    parser.add_argument("--time-limit", type=float, default=1e9, help="seconds for all")
+    parser.add_argument("--time-limit", type=float, default=86_400, help="seconds for all")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="small models and packs, to try the benchmark on a CPU")

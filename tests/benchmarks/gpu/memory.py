@@ -7,13 +7,18 @@ from train.architecture import Architecture
 STATE_BYTES = 16
 """Of a parameter: weight, gradient and AdamW's two averages, in float32."""
 
-COPY_BYTES = 4
-"""Of a parameter: the weight and the gradient that one computes with, in bfloat16."""
+COPY_BYTES = 2
+"""Of a parameter: the weight that one computes with, in bfloat16."""
+
+HEAD_BYTES = 10
+"""Of a weight of the vocabulary's matrix, beside that: its gradient in float32 and twice in bfloat16."""
+
+CHUNK_BYTES = 2 << 30
 
 LOGIT_BYTES = 14
 """Of a logit that is there as a whole: bfloat16, float32, its logarithm of the softmax, and the gradient of that."""
 
-USABLE = 0.85
+USABLE = 0.92
 
 
 def activation_bytes(shape: Architecture, checkpointing: str) -> float:
@@ -36,7 +41,9 @@ def fitting_rows(
     shape: Architecture, seq_len: int, checkpointing: str, loss: str, *, models: int, memory: int, most: int
 ) -> int:
     """A power of two, at least 1 and at most `most`. models: that are there at once; memory: bytes of the device."""
-    fixed = count_parameters(shape) * (STATE_BYTES * models + COPY_BYTES) + (4 << 30)
+    assert shape.vocab_size is not None
+    fixed = count_parameters(shape) * (STATE_BYTES * models + COPY_BYTES)
+    fixed += HEAD_BYTES * shape.vocab_size * shape.hidden_size + CHUNK_BYTES
     token = activation_bytes(shape, checkpointing) + logit_bytes(shape, loss, trained_share=0.55)
     rows = max(1, min(most, int((USABLE * memory - fixed) // (token * seq_len))))
     return int(1 << (rows.bit_length() - 1))

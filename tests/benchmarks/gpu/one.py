@@ -26,7 +26,7 @@ from gpu.theirs import Theirs, copy_weights
 from train.architecture import Architecture
 from train.parallel import World, end_process, join_world
 
-TINY_SCALE = 32
+TINY_SCALE, TINY_PACKS = 32, 2
 HOST_MEMORY = 64 << 30  # assumed without a GPU, where only tiny models are run
 OURS, TRANSFORMERS = "ours", "transformers"
 
@@ -42,7 +42,7 @@ def run_case(
     if len(names) > 1 and not fit_together(shape, memory):
         return {"status": "apart"}
     scale = TINY_SCALE if tiny else 1
-    seq_len, packs_per_step = case.seq_len // scale, TOKENS_PER_STEP // case.seq_len
+    seq_len, packs_per_step = case.seq_len // scale, TINY_PACKS if tiny else TOKENS_PER_STEP // case.seq_len
     dtype = "bfloat16" if device.type == "cuda" else "float32"
 
     def rows_of(loss: str, checkpointing: str) -> int:

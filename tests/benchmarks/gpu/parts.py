@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,11 +37,16 @@ class Piece:
 
 
 def kind_of(piece: Piece) -> str:
-    own = next((kind for kind, pattern in KINDS if re.search(pattern, piece.name, re.IGNORECASE)), "element-wise")
-    for region, pattern in REGIONS:
-        if any(re.search(pattern, name) for name in piece.within):
-            return f"{region}, {own}" if region == "loss" and own == "products" else region
-    return own
+    own = look_up(piece.name, KINDS) or "element-wise"
+    region = next((region for name in piece.within if (region := look_up(name, REGIONS))), None)
+    if region == "loss" and own == "products":
+        return "loss, products"
+    return region or own
+
+
+@cache  # the same few names come by the hundred thousand
+def look_up(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
+    return next((kind for kind, pattern in table if re.search(pattern, name, re.IGNORECASE)), None)
 
 
 def shares(pieces: Iterable[Piece], whole: float) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Theirs:
             )
         self.model.train()
         if case.checkpointing == "full":
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if case.beside_compile:
             self.model.model.compile()
         self.optimizer = make_optimizer(self.model, self.config)
