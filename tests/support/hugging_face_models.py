@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 VOCAB_SIZE = 96
@@ -116,12 +115,3 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
         "rope_scaling": None if scaling["rope_type"] == "default" else scaling,
         "torch_dtype": config["dtype"],
     }
-
-
-def rows_of(lengths: list[list[int]], seq_len: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(position_ids, document_ids, cu_seqlens) of rows of documents; what is left of a row is a document too."""
-    filled = [[*row, seq_len - sum(row)] if sum(row) < seq_len else row for row in lengths]
-    positions = [[place for length in row for place in range(length)] for row in filled]
-    documents = [[number for number, length in enumerate(row) for _ in range(length)] for row in filled]
-    ends = torch.tensor([0, *(length for row in filled for length in row)], dtype=torch.int32).cumsum(0)
-    return torch.tensor(positions), torch.tensor(documents), ends.int()

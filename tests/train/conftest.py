@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from forked_ranks import ForkedRanks
 from shelf import shelf  # noqa: F401 - a fixture
 
 from schemas.channels import NO_LOSS, Part, Role, pack_channel
@@ -237,3 +238,12 @@ def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fork_ranks() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Run a program as ranks of one world, as in fork_ranks(2, "-m", "train", config, KEY="value"): what torchrun does,
+    for tests that are not about torchrun."""
+    ranks = ForkedRanks([REPOSITORY, REPOSITORY / "tests" / "support"])
+    yield ranks.run
+    ranks.close()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hugging_face_models import rows_of
+from document_rows import rows_of
 from torch import Tensor
 
 from schemas.errors import ConfigError

@@ -147,6 +147,7 @@ def test_the_holdout_is_asked_for(path: str) -> None:
         PackedDataset(path, holdout=True)
 
 
+@pytest.mark.parametrize("path", [True], ids=["weights"], indirect=True)
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_read_the_same(path: str, context: str) -> None:
     dataset = PackedDataset(path)

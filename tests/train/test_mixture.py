@@ -99,9 +99,9 @@ def test_shares_of_tokens_are_those_of_the_weights_after_every_pack(
         Fraction(stand.tokens, len(stand)) / Fraction(str(weight))
         for stand, weight in zip(stands, weights, strict=True)
     ]
-    taken = tuple(round(far / stride) for stride in strides)
+    mixture, taken = make(stands, weights), tuple(round(far / stride) for stride in strides)
     for _ in range(30):
-        packs, taken = make(stands, weights).take(taken, 1)
+        packs, taken = mixture.take(taken, 1)
         assert len(packs) == 1
         earliest = max((given - Fraction(1, 2)) * stride for given, stride in zip(taken, strides, strict=True))
         latest = min((given + Fraction(1, 2)) * stride for given, stride in zip(taken, strides, strict=True))

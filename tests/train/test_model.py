@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hugging_face_models import rows_of
+from document_rows import rows_of
 from torch import Tensor
 
 from train.architecture import Architecture

@@ -116,7 +116,7 @@ def test_steps_without_a_trained_token_are_skipped_and_counted(
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
-    tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any], launch: Launch
+    tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any], fork_ranks: Launch
 ) -> None:
     """A token that only the fifth pack has is not a number to the model, so one of two ranks meets it; what was before
     that step is saved."""
@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
         "loss_policy": "all",
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", tmp_path / "config.yaml")
+    done = fork_ranks(2, "-m", "train", tmp_path / "config.yaml")
     assert done.returncode == 1
     facts = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     assert facts["step"] == 1
@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
 
 @pytest.mark.slow
 def test_a_damaged_shard_stops_all_ranks_before_it_is_trained_on(
-    write_config: WriteConfig, tmp_path: Path, launch: Launch
+    write_config: WriteConfig, tmp_path: Path, fork_ranks: Launch
 ) -> None:
     """One pack a step: one of two ranks never reads any. What was done is saved, and goes on with the shard mended."""
     config, output = write_config("run"), tmp_path / "run"
@@ -157,13 +157,11 @@ def test_a_damaged_shard_stops_all_ranks_before_it_is_trained_on(
     train(load_settings(TrainConfig, config, ["packs_per_step=1", f"output={tmp_path / 'whole'}"]))
     whole = read_metrics(tmp_path / "whole")
     shard.write_bytes(content[:1000] + b"!" + content[1001:])
-    overrides = ("--set", "packs_per_step=1", "--set", "balance=false")
-    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", config, *overrides)
-    assert done.returncode == 1
-    assert "exitcode  : 2" in done.stderr
+    done = fork_ranks(2, "-m", "train", config, "--set", "packs_per_step=1", "--set", "balance=false")
+    assert done.returncode == 2
     assert f"{shard}: shard is damaged" in done.stderr
     assert "another rank cannot read its packs" in done.stderr
-    assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
+    assert "Traceback" not in done.stderr
     assert 0 < len(read_metrics(output)) < len(whole)
     shard.write_bytes(content)
     train(load_settings(TrainConfig, config, ["packs_per_step=1"]), "resume")

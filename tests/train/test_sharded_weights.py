@@ -17,7 +17,6 @@ pytestmark = pytest.mark.slow
 
 FAMILIES = {"llama3.2": "5GB", "qwen2": "10KB", "qwen3": "5GB"}
 VOCAB_SIZE = 97  # no multiple of 2 or 3
-SUPPORT = str(Path(__file__).parents[1] / "support")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def run_ranks(
     models: list[Path],
-    launch: Callable[..., subprocess.CompletedProcess[str]],
+    fork_ranks: Callable[..., subprocess.CompletedProcess[str]],
     build_dataset: Callable[..., str],
     unequal_packs: Sequence[Any],
     tmp_path: Path,
@@ -43,9 +42,7 @@ def run_ranks(
     def run(ranks: int) -> Path:
         output = tmp_path / f"ranks-{ranks}"
         output.mkdir()
-        path = f"{Path(__file__).parents[2]}:{SUPPORT}"
-        torchrun = ("torchrun", "--standalone", "--nproc-per-node", ranks)
-        done = launch(*torchrun, worker, dataset, output, *models, PYTHONPATH=path)
+        done = fork_ranks(ranks, worker, dataset, output, *models)
         assert done.returncode == 0, done.stderr
         return output
 

@@ -35,7 +35,7 @@ def test_ranks_train_from_a_store_as_from_a_folder(
     build_dataset: Callable[..., str],
     unequal_packs: Sequence[Any],
     moto_store: Store,
-    launch: Callable[..., subprocess.CompletedProcess[str]],
+    fork_ranks: Callable[..., subprocess.CompletedProcess[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A damaged object then stops a run whose cache is empty, before the first step that reads it. Its cache is too
@@ -60,7 +60,7 @@ def test_ranks_train_from_a_store_as_from_a_folder(
         "output": str(tmp_path / "remote"),
     }
     (tmp_path / "config.yaml").write_text(json.dumps(remote))
-    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", tmp_path / "config.yaml")
+    done = fork_ranks(2, "-m", "train", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "remote") == pytest.approx(losses(tmp_path / "local"), rel=1e-4)
     assert len(losses(tmp_path / "remote")) == 4 + 3

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from hugging_face_models import FAMILIES, VOCAB_SIZE, make_model, rows_of, save_model
+from document_rows import rows_of
+from hugging_face_models import FAMILIES, VOCAB_SIZE, make_model, save_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from hugging_face_models import VOCAB_SIZE, rows_of
+from document_rows import rows_of
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import OffloadPolicy
@@ -51,7 +51,7 @@ def run_model(model: Decoder) -> dict[str, float]:
     """The loss of one batch, and the norm of each gradient. Each rank adds an equal share of the same batch."""
     ranks = dist.get_world_size()
     position_ids, document_ids, cu_seqlens = rows_of([[7, 3], [12]], 12)
-    input_ids = torch.arange(24).view(2, 12) * 5 % VOCAB_SIZE
+    input_ids = torch.arange(24).view(2, 12) * 5 % 96
     places = torch.tensor([0, 4, 8, 13, 20])
     trained = Trained(places, input_ids.flatten()[places + 1], torch.full((5,), 1 / ranks, dtype=torch.float64))
     loss, _ = model(input_ids, position_ids, isolate(document_ids, cu_seqlens, "sdpa"), trained)
