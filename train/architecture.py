@@ -92,7 +92,7 @@ class Architecture(Shape):
         "document",
     )
     layer_types: tuple[LayerType, ...] | None = Field(
-        default=None, description="qwen2 and qwen3: the layers with sliding_window; null: all"
+        default=None, description="mistral, qwen2 and qwen3: the layers with sliding_window; null: all"
     )
     vocab_size: PositiveInt | None = Field(default=None, description="null: the vocabulary of the data set")
 
@@ -158,8 +158,8 @@ class Architecture(Shape):
             raise ValueError("llama has no sliding_window; mistral, qwen2 and qwen3 can have it")
         if self.layer_types is None:
             return self
-        if self.sliding_window is None or self.model_type == "mistral":
-            raise ValueError("layer_types say which layers of qwen2 and qwen3 have sliding_window; remove them")
+        if self.sliding_window is None:
+            raise ValueError("layer_types say which layers have sliding_window, and there is none; remove them")
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
                 f"{len(self.layer_types)} layer_types for num_hidden_layers {self.num_hidden_layers}; give one for each"

@@ -44,7 +44,7 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 """The values that are implemented of keys that change the computation; null always is."""
 
-KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+KINDS: dict[type, str] = {int: "a whole number", str: "text", list: "a list", dict: "an object"}
 
 ORIGINAL = "original_max_position_embeddings"
 DEFAULT_WINDOW = 4096
@@ -163,18 +163,19 @@ def _rope(config: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | N
 
 
 def _windows(config: dict[str, Any], model_type: str, path: Path) -> dict[str, Any]:
-    """Llama has none, Mistral's is in all layers. Qwen's is only there where it is asked for, and in the layers that
-    layer_types names, or else, in older files, in those from max_window_layers on."""
+    """In the layers that layer_types names, or else in all of Mistral's and in Qwen's from max_window_layers on. Qwen's
+    is only there where it is asked for, and Llama has none."""
     kinds = _of_kind(config, "layer_types", list, path)
     if others := [kind for kind in kinds or () if kind not in ("full_attention", "sliding_attention")]:
         raise ConfigError(f"{path}: layer_types {others[0]!r} is not implemented; only attention is")
     window = config.get("sliding_window", DEFAULT_WINDOW)
     if model_type == "llama" or window is None or (model_type != "mistral" and not config.get("use_sliding_window")):
         return {}
-    layers = config["num_hidden_layers"]
-    if kinds is None and isinstance(layers, int):
-        full = config.get("max_window_layers", DEFAULT_WINDOW_LAYERS)
+    layers = _of_kind(config, "num_hidden_layers", int, path)
+    if kinds is None:
+        written = _of_kind(config, "max_window_layers", int, path)
+        full = 0 if model_type == "mistral" else DEFAULT_WINDOW_LAYERS if written is None else written
         kinds = ["sliding_attention" if layer >= full else "full_attention" for layer in range(layers)]
-    if model_type == "mistral" or kinds == ["sliding_attention"] * layers:
+    if kinds == ["sliding_attention"] * layers:
         return {"sliding_window": window}
     return {"sliding_window": window, "layer_types": kinds} if "sliding_attention" in kinds else {}

@@ -137,13 +137,14 @@ def _describe(architecture: Architecture, manifest: Manifest) -> Settings:
         "hidden_act": "silu",
         "max_position_embeddings": architecture.max_position_embeddings or manifest.seq_len,
     }
-    if architecture.model_type.startswith("qwen"):
-        config |= _describe_windows(architecture)
-    return config
+    return config | _describe_windows(architecture)
 
 
 def _describe_windows(architecture: Architecture) -> Settings:
-    """Qwen's. Readers that know no layer_types take the layers from max_window_layers on."""
+    """Which layers have them. Readers of Qwen that know no layer_types take those from max_window_layers on; Mistral
+    with layer_types is another class for some readers, so they are only there where they say something."""
+    if not architecture.model_type.startswith("qwen"):
+        return {"layer_types": architecture.layer_types} if architecture.layer_types else {}
     kinds = ["full_attention" if window is None else "sliding_attention" for window in architecture.windows]
     slides = "sliding_attention" in kinds
     first = kinds.index("sliding_attention") if slides else len(kinds)

@@ -87,7 +87,11 @@ def test_transformers_loads_it_with_equal_logits(family: str, spelling: int, cha
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"rope_scaling": LLAMA3_SCALING, "head_dim": 10, "attention_bias": True, "mlp_bias": True},
-    "mistral": {"sliding_window": 30, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "mistral": {
+        "sliding_window": 30,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    },
     "qwen2": {"tie_word_embeddings": True, "sliding_window": 20, "rope_scaling": YARN_SCALING},
     "qwen3": {
         "head_dim": 12,
