@@ -15,16 +15,19 @@ import pytest
 import torch
 from gpu.cases import Case, all_cases, choose_cases
 from gpu.memory import fitting_rows
-from gpu.one import run_case
+from gpu.one import run_case, size_of
 from gpu.ours import Ours, make_batches
 from gpu.packs import make_entries, recorded_documents
 from gpu.parts import Piece, busy_seconds, gpu_pieces, kind_of
 from gpu.shapes import SHAPES, count_parameters, transformers_config
 from gpu.steps import count_trained
 from gpu.table import lines_of, parts_table, speed_table
+from gpu.theirs import make_inputs
 from torch.autograd import DeviceType
 from transformers import AutoModelForCausalLM
+from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
+from train.architecture import Architecture
 from train.model import Decoder
 from train.parallel import join_world
 from train.step import run_model
@@ -76,9 +79,36 @@ def test_every_case_has_a_name_of_its_own_and_fits_a_gpu() -> None:
             for checkpointing in ("none", "selective", "full")
             for memory in (H100 // 4, H100)
         ]
-        assert all(count in (1, 2, 4, 8, 16) for count in rows)
+        assert all(count in (0, 1, 2, 4, 8, 16) for count in rows)
         assert rows[1] <= rows[3] <= rows[5]
         assert rows[5] > 1 or case.seq_len == 8192
+
+
+def test_flash_attention_of_transformers_sees_the_documents() -> None:
+    """It cannot run here. Without this it would let documents see each other, and do other work than is compared."""
+    (batch,) = make_batches(list(islice(make_entries(0, 256, 500), 2)), 2, torch.device("cpu"))
+    for laid_end_to_end in (False, True):
+        position_ids = make_inputs(batch, laid_end_to_end)["position_ids"]
+        assert bool(_is_packed_sequence(position_ids, len(position_ids))) == laid_end_to_end
+
+
+def test_transformers_computes_blocks_again_where_else_nothing_fits() -> None:
+    for name, fits in (("llama-1b", True), ("llama-3b", False)):
+
+        def fitting(loss: str, checkpointing: str, shape: Architecture = SHAPES[name]) -> int:
+            return fitting_rows(shape, 4096, checkpointing, loss, models=1, memory=H100, most=16)
+
+        rows, checkpointing = size_of("transformers", CASE, fitting, 0)
+        assert rows >= 1
+        assert checkpointing == (not fits)
+        assert size_of("transformers", CASE, fitting, 3)[1]
+        assert size_of("ours", CASE, fitting, 9) == (1, False)
+
+
+def test_what_is_too_large_is_not_tried_again_as_it_was() -> None:
+    with join_world() as world:
+        result = run_case(CASE, ["ours"], world, tiny=True, steps=1, warm_up=0, shrink=9)
+    assert result["status"] == "too large"
 
 
 def test_the_sides_have_the_same_loss() -> None:
@@ -86,13 +116,14 @@ def test_the_sides_have_the_same_loss() -> None:
     base = Case("qwen-0.5b", 8192, compile=False, checkpointing="full")
     cases = [replace(base, beside="sdpa"), replace(base, loss="trained logits"), replace(base, loss="all logits")]
     names = [["ours", "transformers"], ["ours"], ["ours"]]
+    shrinks = [2, 1, 1]  # so that transformers computes blocks again
     with join_world() as world:
         results = [
-            run_case(case, own, world, tiny=True, steps=1, warm_up=1, shrink=1)
-            for case, own in zip(cases, names, strict=True)
+            run_case(case, own, world, tiny=True, steps=1, warm_up=1, shrink=shrink)
+            for case, own, shrink in zip(cases, names, shrinks, strict=True)
         ]
     sides = [side for result in results for side in result["sides"]]
-    assert [side["side"] for side in sides] == ["ours", "transformers, sdpa", "ours", "ours"]
+    assert [side["side"] for side in sides] == ["ours", "transformers, sdpa, checkpointing", "ours", "ours"]
     for side in sides:
         assert side["rows"] == 1  # of the step's two packs
         assert side["losses"][0] == pytest.approx(sides[0]["losses"][0], rel=1e-6)

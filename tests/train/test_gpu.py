@@ -1,5 +1,6 @@
 """What can be seen on a GPU alone. docs/benchmarks.md says how to run these; elsewhere they are skipped."""
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch looks once, before its first product on a GPU
 
 SEQ_LEN, VOCAB_SIZE = 512, 1000
 SHAPE = Architecture(

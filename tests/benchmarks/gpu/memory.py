@@ -40,13 +40,13 @@ def logit_bytes(shape: Architecture, loss: str, trained_share: float) -> float:
 def fitting_rows(
     shape: Architecture, seq_len: int, checkpointing: str, loss: str, *, models: int, memory: int, most: int
 ) -> int:
-    """A power of two, at least 1 and at most `most`. models: that are there at once; memory: bytes of the device."""
+    """A power of two, at most `most`, or 0. models: that are there at once; memory: bytes of the device."""
     assert shape.vocab_size is not None
     fixed = count_parameters(shape) * (STATE_BYTES * models + COPY_BYTES)
     fixed += HEAD_BYTES * shape.vocab_size * shape.hidden_size + CHUNK_BYTES
     token = activation_bytes(shape, checkpointing) + logit_bytes(shape, loss, trained_share=0.55)
-    rows = max(1, min(most, int((USABLE * memory - fixed) // (token * seq_len))))
-    return int(1 << (rows.bit_length() - 1))
+    rows = max(0, min(most, int((USABLE * memory - fixed) // (token * seq_len))))
+    return 1 << rows.bit_length() >> 1
 
 
 def fit_together(shape: Architecture, memory: int) -> bool:

@@ -6,7 +6,7 @@ A side that fails or finds too little memory ends the process, so that nothing o
 import argparse
 import json
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -45,11 +45,13 @@ def run_case(
     seq_len, packs_per_step = case.seq_len // scale, TINY_PACKS if tiny else TOKENS_PER_STEP // case.seq_len
     dtype = "bfloat16" if device.type == "cuda" else "float32"
 
-    def rows_of(loss: str, checkpointing: str) -> int:
-        rows = fitting_rows(shape, seq_len, checkpointing, loss, models=len(names), memory=memory, most=packs_per_step)
-        return max(1, rows >> shrink)
+    def fitting(loss: str, checkpointing: str) -> int:
+        return fitting_rows(shape, seq_len, checkpointing, loss, models=len(names), memory=memory, most=packs_per_step)
 
-    sides, held = make_sides(case, names, shape, rows_of, dtype, world)
+    sizes = {name: size_of(name, case, fitting, shrink) for name in names}
+    if shrink and all(size_of(name, case, fitting, shrink - 1) == size for name, size in sizes.items()):
+        return {"status": "too large", "error": "the memory is too small, also for one pack at a time"}
+    sides, held = make_sides(case, sizes, shape, dtype, world)
     packs = make_entries(0, seq_len, shape.vocab_size or 0)
     measured = take_turns(sides, packs, packs_per_step, steps, warm_up, device)
     entries = list(islice(packs, packs_per_step))
@@ -62,22 +64,25 @@ def run_case(
     return {"status": "ok", "sides": told}
 
 
+def size_of(name: str, case: Case, fitting: Callable[[str, str], int], shrink: int) -> tuple[int, bool]:
+    """(packs of a micro-batch, whether transformers computes blocks again: where not one pack fits without that)"""
+    if name == OURS:
+        return max(1, fitting(case.loss, case.checkpointing) >> shrink), False
+    whole = fitting("all logits", "none") >> shrink
+    return (whole, False) if whole else (max(1, fitting("all logits", "full") >> shrink), True)
+
+
 def make_sides(
-    case: Case,
-    names: Sequence[str],
-    shape: Architecture,
-    rows_of: Callable[[str, str], int],
-    dtype: str,
-    world: World,
+    case: Case, sizes: Mapping[str, tuple[int, bool]], shape: Architecture, dtype: str, world: World
 ) -> tuple[list[Side], int]:
     """The sides, with equal weights where there are two; and the bytes that the first holds."""
     sides: list[Side] = []
-    if OURS in names:
-        sides.append(Ours(case, shape, rows_of(case.loss, case.checkpointing), dtype, world))
+    if OURS in sizes:
+        sides.append(Ours(case, shape, sizes[OURS][0], dtype, world))
     held = allocated(world.device)
-    if TRANSFORMERS in names:
-        checkpointing = "full" if case.checkpointing == "full" else "none"
-        sides.append(Theirs(case, shape, rows_of("all logits", checkpointing), dtype, world.device))
+    if TRANSFORMERS in sizes:
+        rows, checkpointing = sizes[TRANSFORMERS]
+        sides.append(Theirs(case, shape, rows, checkpointing, dtype, world.device))
     if len(sides) > 1:
         copy_weights(*sides)
     return sides, held

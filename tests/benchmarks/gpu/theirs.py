@@ -23,13 +23,18 @@ IGNORED = -100
 
 
 class Theirs:
-    """Its weights are float32 and products are bfloat16, as on our side. `rows`: packs of a micro-batch."""
+    """Its weights are float32 and products are bfloat16, as on our side. `rows`: packs of a micro-batch; `checkpointing`:
+    whether blocks are computed again."""
 
-    def __init__(self, case: Case, shape: Architecture, rows: int, dtype: str, device: torch.device) -> None:
+    def __init__(
+        self, case: Case, shape: Architecture, rows: int, checkpointing: bool, dtype: str, device: torch.device
+    ) -> None:
         from transformers import AutoModelForCausalLM
 
         assert case.beside is not None
-        self.name = f"transformers, {case.beside}{', compiled' if case.beside_compile else ''}"
+        told = [case.beside, *["compiled"] * case.beside_compile, *["checkpointing"] * checkpointing]
+        self.name = f"transformers, {', '.join(told)}"
+        self.laid_end_to_end = case.beside.startswith("flash")
         self.rows, self.device, self.dtype = rows, device, getattr(torch, dtype)
         self.config = make_config(case, shape, rows, dtype)
         with torch.device(device):
@@ -37,7 +42,7 @@ class Theirs:
                 transformers_config(shape), attn_implementation=case.beside, dtype=torch.float32
             )
         self.model.train()
-        if case.checkpointing == "full":
+        if checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if case.beside_compile:
             self.model.model.compile()
@@ -59,14 +64,16 @@ class Theirs:
 
     def _loss(self, batch: Batch, trained: int) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
-            loss: Tensor = self.model(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                labels=make_labels(batch),
-                use_cache=False,
-                num_items_in_batch=trained,
-            ).loss
+            inputs = make_inputs(batch, self.laid_end_to_end)
+            loss: Tensor = self.model(**inputs, use_cache=False, num_items_in_batch=trained).loss
         return loss
+
+
+def make_inputs(batch: Batch, laid_end_to_end: bool) -> dict[str, Tensor]:
+    """int64[B, seq_len], or laid end to end [1, B * seq_len]: with flash attention transformers keeps the documents of a
+    single row apart, and of several rows it does not."""
+    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "labels": make_labels(batch)}
+    return {name: x.view(1, -1) if laid_end_to_end else x for name, x in inputs.items()}
 
 
 def make_labels(batch: Batch) -> Tensor:
