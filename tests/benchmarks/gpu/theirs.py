@@ -23,8 +23,8 @@ IGNORED = -100
 
 
 class Theirs:
-    """Its weights are float32 and products are bfloat16, as on our side. `rows`: packs of a micro-batch; `checkpointing`:
-    whether blocks are computed again."""
+    """Its weights are float32 and products are bfloat16, as on our side. `rows`: packs of a micro-batch;
+    `checkpointing`: whether blocks are computed again."""
 
     def __init__(
         self, case: Case, shape: Architecture, rows: int, checkpointing: bool, dtype: str, device: torch.device
@@ -70,8 +70,8 @@ class Theirs:
 
 
 def make_inputs(batch: Batch, laid_end_to_end: bool) -> dict[str, Tensor]:
-    """int64[B, seq_len], or laid end to end [1, B * seq_len]: with flash attention transformers keeps the documents of a
-    single row apart, and of several rows it does not."""
+    """int64[B, seq_len], or laid end to end [1, B * seq_len]: with flash attention, transformers keeps the documents of
+    a single row apart, and of several rows it does not."""
     inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "labels": make_labels(batch)}
     return {name: x.view(1, -1) if laid_end_to_end else x for name, x in inputs.items()}
 
