@@ -27,7 +27,7 @@ class OutOfTime(Exception):
 
 def measure(case: Case, out: Path, deadline: float, options: Sequence[str]) -> dict[str, Any]:
     """Both sides in one process, or else in one each. Raises OutOfTime."""
-    sides = ["ours"] if case.beside is None else ["ours", "transformers"]
+    sides = ["ours"] if case.beside is None else ["ours", "theirs"]
     result = attempt(case, sides, out, deadline, options)
     if result["status"] == "ok":
         return {"case": case.name, "together": len(sides) > 1, "failures": [], **result}

@@ -13,7 +13,7 @@ TOKENS_PER_STEP = 65_536
 
 @dataclass(frozen=True)
 class Case:
-    """One setting of ours, and perhaps transformers beside it, in turns on the same packs."""
+    """One setting of ours, and perhaps another trainer's model beside it, in turns on the same packs."""
 
     shape: str
     seq_len: int
@@ -22,7 +22,7 @@ class Case:
     attention: str = "varlen"
     checkpointing: str = "selective"
     loss: Loss = "chunked"
-    beside: str | None = None  # the attn_implementation of transformers
+    beside: str | None = None  # "torchtune", or the attn_implementation of transformers
     beside_compile: bool = False
 
     @property
@@ -45,6 +45,7 @@ def variations(base: Case) -> Iterator[Case]:
     yield replace(base, variation="transformers-compiled", beside="sdpa", beside_compile=True)
     yield replace(base, variation="transformers-flash", beside="flash_attention_2")
     yield replace(base, variation="transformers-flex", beside="flex_attention")
+    yield replace(base, variation="torchtune", beside="torchtune")
 
 
 def all_cases() -> list[Case]:

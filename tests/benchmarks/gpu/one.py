@@ -1,4 +1,4 @@
-"""One case, in this process: `python -m gpu.one NAME RESULT.json --sides ours transformers`.
+"""One case, in this process: `python -m gpu.one NAME RESULT.json --sides ours theirs`.
 
 A side that fails or finds too little memory ends the process, so that nothing of it is left for others.
 """
@@ -21,14 +21,15 @@ from gpu.packs import make_entries
 from gpu.parts import profile_step
 from gpu.shapes import shape_of
 from gpu.steps import Side, allocated, describe, take_turns
-from gpu.theirs import Theirs, copy_weights
+from gpu.theirs import Theirs, Transformers, copy_weights
+from gpu.tune import Torchtune
 
 from train.architecture import Architecture
 from train.parallel import World, end_process, join_world
 
 TINY_SCALE, TINY_PACKS = 32, 2
 HOST_MEMORY = 64 << 30  # assumed without a GPU, where only tiny models are run
-OURS, TRANSFORMERS = "ours", "transformers"
+OURS, THEIRS = "ours", "theirs"
 
 
 def run_case(
@@ -80,12 +81,19 @@ def make_sides(
     if OURS in sizes:
         sides.append(Ours(case, shape, sizes[OURS][0], dtype, world))
     held = allocated(world.device)
-    if TRANSFORMERS in sizes:
-        rows, checkpointing = sizes[TRANSFORMERS]
-        sides.append(Theirs(case, shape, rows, checkpointing, dtype, world.device))
+    if THEIRS in sizes:
+        sides.append(make_theirs(case, shape, *sizes[THEIRS], dtype, world.device))
     if len(sides) > 1:
         copy_weights(*sides)
     return sides, held
+
+
+def make_theirs(
+    case: Case, shape: Architecture, rows: int, checkpointing: bool, dtype: str, device: torch.device
+) -> Theirs:
+    if case.beside == "torchtune":
+        return Torchtune(case, shape, rows, dtype, device)
+    return Transformers(case, shape, rows, checkpointing, dtype, device)
 
 
 def facts_of(device: torch.device) -> dict[str, str]:
@@ -97,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("case")
     parser.add_argument("result", type=Path)
-    parser.add_argument("--sides", nargs="+", choices=(OURS, TRANSFORMERS), default=[OURS])
+    parser.add_argument("--sides", nargs="+", choices=(OURS, THEIRS), default=[OURS])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warm-up", type=int, default=2)

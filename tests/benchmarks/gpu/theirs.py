@@ -16,15 +16,45 @@ from torch.profiler import record_function
 
 from train.architecture import Architecture
 from train.batch import Batch, Entry
-from train.optim import make_optimizer
+from train.config import TrainConfig
+from train.optim import make_optimizer, update
 from train.weights import hugging_face_names
 
 IGNORED = -100
 
 
 class Theirs:
-    """Its weights are float32 and products are bfloat16, as on our side. `rows`: packs of a micro-batch;
-    `checkpointing`: whether blocks are computed again."""
+    """Another model in that loop. `rows`: packs of a micro-batch."""
+
+    def __init__(self, name: str, model: Any, config: TrainConfig, rows: int, device: torch.device) -> None:
+        self.name, self.model, self.config, self.rows, self.device = name, model, config, rows, device
+        self.optimizer = make_optimizer(model, config)
+
+    def step(self, entries: Sequence[Entry]) -> float:
+        batches = make_batches(entries, self.rows, self.device)
+        trained = sum(len(batch.places) for batch in batches)
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            loss = self.loss(batch, trained)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        with record_function("part: clip"):
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or float("inf"))
+        update(self.optimizer, self.config.learning_rate)
+        return float(total)
+
+    def loss(self, batch: Batch, trained: int) -> Tensor:
+        """The batch's part of the step's mean, from a batch on the host."""
+        raise NotImplementedError
+
+    def take_weights(self, weights: dict[str, Tensor]) -> None:
+        """By their names in transformers."""
+        raise NotImplementedError
+
+
+class Transformers(Theirs):
+    """Its weights are float32 and products are bfloat16, as on our side. `checkpointing`: whether blocks are computed
+    again."""
 
     def __init__(
         self, case: Case, shape: Architecture, rows: int, checkpointing: bool, dtype: str, device: torch.device
@@ -32,41 +62,31 @@ class Theirs:
         from transformers import AutoModelForCausalLM
 
         assert case.beside is not None
-        told = [case.beside, *["compiled"] * case.beside_compile, *["checkpointing"] * checkpointing]
-        self.name = f"transformers, {', '.join(told)}"
-        self.laid_end_to_end = case.beside.startswith("flash")
-        self.rows, self.device, self.dtype = rows, device, getattr(torch, dtype)
-        self.config = make_config(case, shape, rows, dtype)
         with torch.device(device):
-            self.model: Any = AutoModelForCausalLM.from_config(
+            model: Any = AutoModelForCausalLM.from_config(
                 transformers_config(shape), attn_implementation=case.beside, dtype=torch.float32
             )
-        self.model.train()
+        model.train()
         if checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if case.beside_compile:
-            self.model.model.compile()
-        self.optimizer = make_optimizer(self.model, self.config)
+            model.model.compile()
+        told = [case.beside, *["compiled"] * case.beside_compile, *["checkpointing"] * checkpointing]
+        super().__init__(f"transformers, {', '.join(told)}", model, make_config(case, shape, rows, dtype), rows, device)
+        self.laid_end_to_end = case.beside.startswith("flash")
+        self.dtype = getattr(torch, dtype)
 
-    def step(self, entries: Sequence[Entry]) -> float:
-        batches = make_batches(entries, self.rows, self.device)
-        trained = sum(len(batch.places) for batch in batches)
-        total = torch.zeros((), device=self.device)
-        for batch in batches:
-            loss = self._loss(batch.to(self.device), trained)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        with record_function("part: clip"):
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or float("inf"))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return float(total)
-
-    def _loss(self, batch: Batch, trained: int) -> Tensor:
+    def loss(self, batch: Batch, trained: int) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
-            inputs = make_inputs(batch, self.laid_end_to_end)
+            inputs = make_inputs(batch.to(self.device), self.laid_end_to_end)
             loss: Tensor = self.model(**inputs, use_cache=False, num_items_in_batch=trained).loss
         return loss
+
+    def take_weights(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights.pop(name))
+        assert not weights
 
 
 def make_inputs(batch: Batch, laid_end_to_end: bool) -> dict[str, Tensor]:
@@ -86,8 +106,4 @@ def make_labels(batch: Batch) -> Tensor:
 def copy_weights(ours: Any, theirs: Any) -> None:
     """From our side, whose weights may be sharded, in a world of one."""
     weights = hugging_face_names(ours.model)
-    with torch.no_grad():
-        for name, parameter in theirs.model.named_parameters():
-            own = weights.pop(name)
-            parameter.copy_(own.full_tensor() if isinstance(own, DTensor) else own)
-    assert not weights
+    theirs.take_weights({name: own.full_tensor() if isinstance(own, DTensor) else own for name, own in weights.items()})
