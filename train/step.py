@@ -19,6 +19,7 @@ from torch.profiler import record_function
 from train.attention import Kernel, isolate
 from train.batch import Batch
 from train.loss import Trained
+from train.model import Decoder
 from train.parallel import World, sum_over_replicas
 
 Floats = npt.NDArray[np.float64]
@@ -71,7 +72,7 @@ def count_step(microbatches: Sequence[Batch] | None, stop: bool, world: World) -
 
 
 def accumulate_gradients(
-    model: nn.Module, microbatches: Sequence[Batch], count: StepCount, groups: int, kernel: Kernel, world: World
+    model: Decoder, microbatches: Sequence[Batch], count: StepCount, groups: int, kernel: Kernel, world: World
 ) -> OwnLoss:
     """Add the gradients of the step's loss to the parameters, without a look at the device.
 
