@@ -125,9 +125,16 @@ def parallelize(model: Decoder, config: TrainConfig, mesh: DeviceMesh) -> None:
             block.forward = torch.compile(block.forward, fullgraph=True)
     if config.compile:
         model.softmax = torch.compile(model.softmax, fullgraph=True, dynamic=True)  # chunks differ in length
+    model.stays_whole = mesh.shape[-1] == 1 and not saves_memory(config)
     # Pinned memory is what copies to and from a GPU are fast with; without one torch cannot pin any.
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if config.cpu_offload else OffloadPolicy()
     shard_model(model, mesh, dtypes_of(config)[0], offload)
+
+
+def saves_memory(config: TrainConfig) -> bool:
+    """Whether a setting says that memory counts more than time."""
+    in_bfloat16 = dtypes_of(config)[1] is torch.bfloat16
+    return config.cpu_offload or in_bfloat16 or config.activation_checkpointing == "full"
 
 
 def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype, offload: OffloadPolicy) -> None:
@@ -137,11 +144,8 @@ def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype, of
     the weights of losses stay exact. A block is whole only while it runs, and so are embeddings that are not the
     output's weights too; the final norm and the output stay whole from the forward to the backward pass.
 
-    Where a rank shares its copy with no other, FSDP does nothing but copy: there all stays whole through a step, unless
-    memory is what counts.
+    Where a rank shares its copy with no other, FSDP does nothing but copy: there a model may stay whole through a step.
     """
-    saves_memory = isinstance(offload, CPUOffloadPolicy) or model.norm.weight.dtype is torch.bfloat16
-    model.stays_whole = mesh.shape[-1] == 1 and not saves_memory
     reduce_dtype = torch.promote_types(compute_dtype, torch.float32)
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
     embeddings = [] if model.lm_head is None else [model.embed_tokens]
