@@ -27,7 +27,7 @@ from train.profiler import ProfilerWindow
 from train.run import Run, introduce, make_model, open_profiler, start_run, tell
 from train.schedule import learning_rate_at
 from train.signals import stop_on_signals
-from train.step import StepCount, StepLoss, accumulate_gradients, count_step
+from train.step import StepCount, StepLoss, accumulate_gradients, count_step, look_at_step
 from train.validate import validate
 
 
@@ -151,8 +151,9 @@ class StepDone:
 def take_step(run: Run, data: StepData, count: StepCount) -> StepDone:
     """One optimizer step. Raises NonFiniteStep, on all ranks, before it touches the weights."""
     config, step = run.plan.config, run.state.step
-    loss = accumulate_gradients(run.model, data.microbatches, count, len(run.feeder.groups), run.kernel, run.world)
-    grad_norm = clip_gradients(run.model, config.clip_norm)
+    own = accumulate_gradients(run.model, data.microbatches, count, len(run.feeder.groups), run.kernel, run.world)
+    norm = clip_gradients(run.model, config.clip_norm)
+    loss, grad_norm = look_at_step(own, norm, run.world)
     if not (math.isfinite(loss.mean) and math.isfinite(grad_norm)):
         error = find_nonfinite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
         try:

@@ -1,6 +1,7 @@
 """A run that was stopped goes on as if it had not been: the same bits on as many ranks, the same packs on others."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_what_is_not_finite_is_told_even_where_saving_fails(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train_loop, "clip_gradients", lambda *_: float("nan"))
+    monkeypatch.setattr(train_loop, "clip_gradients", lambda *_: torch.tensor(math.nan))
     monkeypatch.setattr(train_loop, "write_checkpoint", full)
     with pytest.raises(NonFiniteStep, match="the loss itself is finite"):
         run(config)
