@@ -20,8 +20,9 @@ long as it is mapped; without this a process would seem to grow to the size of w
 
 BYTES_PER_TOKEN = 5  # input_ids and channel
 
-AROUND_BYTES = 4 * (64 << 10)
-"""Mapped along with a pack: Linux maps 64 KiB around a page that is touched, here in each of four arrays."""
+AROUND_BYTES = 2 * (2 << 20)
+"""Mapped along with a pack, at most: where the system holds a file in large folios, as one that was read from end to
+end for its sha256, Linux maps 2 MiB around a page that is touched, here in each of two large arrays."""
 
 
 class OpenShards:
