@@ -22,6 +22,7 @@ every failure).
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,6 +63,11 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         end_process(2)
     except (NonFiniteStep, CheckpointError) as error:
         _complain(error)
+        end_process(1)
+    except ModuleNotFoundError:
+        raise
+    except (Exception, KeyboardInterrupt):  # the interpreter's own way out waits for threads that fetch shards
+        traceback.print_exc()
         end_process(1)
     end_process(0)
 
