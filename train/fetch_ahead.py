@@ -7,6 +7,7 @@ has its threads at the first few that are missing, one of them fetches each, and
 fetch as many at a time as one of them has threads.
 """
 
+import contextlib
 import resource
 import sys
 from collections.abc import Iterable, Sequence
@@ -49,6 +50,9 @@ class ShardsAhead:
             del self._ready[shard]
             self._give_up(shard)
         needed = self._ahead.first(1)
+        for shard in needed:
+            if shard in self._ready and _has_failed(self._ready[shard]):
+                del self._ready[shard]  # what could not be read some hours ago is tried once more
         self._prepare(needed)
         for shard in needed:
             self._ready[shard].result()
@@ -80,6 +84,18 @@ class ShardsAhead:
 
     def _give_up(self, shard: ShardRef, _: object = None) -> None:
         self._datasets[shard.dataset].release(shard.shard)
+
+
+def _has_failed(future: Future[None]) -> bool:
+    return future.done() and future.exception() is not None
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many files open as the system lets it ask for: each mapped or kept shard holds one, and
+    the 1,024 that it has at first are too few for some mixtures."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def find_reach(datasets: Sequence[ShardedPacks]) -> Reach:
