@@ -52,7 +52,7 @@ class ShardsAhead:
         needed = self._ahead.first(1)
         for shard in needed:
             if shard in self._ready and _has_failed(self._ready[shard]):
-                del self._ready[shard]  # what could not be read some hours ago is tried once more
+                self._ready[shard] = self._prepare_again(shard)
         self._prepare(needed)
         for shard in needed:
             self._ready[shard].result()
@@ -65,6 +65,13 @@ class ShardsAhead:
             if shard not in self._ready:
                 pool = self._fetching if self._bytes_of(shard) else self._checking
                 self._ready[shard] = pool.submit(self._datasets[shard.dataset].prepare, shard.shard)
+
+    def _prepare_again(self, shard: ShardRef) -> Future[None]:
+        """What could not be read some hours ago. By this thread: the others have those that come later to fetch."""
+        self._datasets[shard.dataset].prepare(shard.shard)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
     def _shard_of(self, ref: PackRef) -> ShardRef:
         return ShardRef(ref.dataset, self._datasets[ref.dataset].shard_of(ref.pack))

@@ -14,9 +14,9 @@ MAPPED_SHARDS = 128
 """Each holds a file open, of which a process may usually have 1,024."""
 
 RESIDENT_BYTES = 256 << 20
-"""About so much is read before its pages are given back. A page of a mapped file counts as the process's memory for as
-long as it is mapped; without this a process would seem to grow to the size of what it has read (20,000 packs of 10 GB:
-4.5 GiB instead of 0.2), and with it a pack costs 1 us more where the whole data set would stay mapped."""
+"""So much is mapped, at most, before its pages are given back. A page of a mapped file counts as the process's memory
+for as long as it is mapped; without this a process would seem to grow to the size of what it has read (20,000 packs of
+10 GB: 4.5 GiB instead of 0.1), and with it a pack costs 2 to 7 us more (docs/benchmarks.md)."""
 
 BYTES_PER_TOKEN = 5  # input_ids and channel
 

@@ -137,6 +137,18 @@ def test_a_missing_shard_and_a_cache_that_cannot_be_written_are_told(
         remote[4]
 
 
+def test_a_profile_that_has_gone_since_the_start_is_an_error_of_the_data(shelf: type[Shelf], open_remote: Open) -> None:
+    """Which all ranks are told of."""
+
+    def fail(_name: str, _data: bytes) -> bytes:
+        raise ConfigError("no such profile")
+
+    remote = open_remote()
+    shelf.answer = fail
+    with pytest.raises(DatasetError, match="no such profile"):
+        remote.prepare(0)
+
+
 def test_the_folder_is_that_of_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PACKLINE_CACHE", str(tmp_path))
     assert cache.default_folder() == tmp_path
