@@ -22,7 +22,6 @@ every failure).
 import argparse
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -66,8 +65,8 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         end_process(1)
     except ModuleNotFoundError:
         raise
-    except (Exception, KeyboardInterrupt):  # the interpreter's own way out waits for threads that fetch shards
-        traceback.print_exc()
+    except (Exception, KeyboardInterrupt) as error:  # the interpreter's own way out waits for threads that fetch shards
+        sys.excepthook(type(error), error, error.__traceback__)
         end_process(1)
     end_process(0)
 

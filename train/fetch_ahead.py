@@ -30,6 +30,9 @@ TOKENS_AHEAD = 1 << 31
 """Shards of stores are fetched so far before they are read; 10 GB of them. That is more than a window, mostly, and ten
 hours of eight GPUs."""
 
+FILES = 1 << 14
+"""Each shard that is mapped or kept holds one open."""
+
 LOOKS = 16
 """Steps that are looked at for each step that is read, until the reach is reached."""
 
@@ -98,11 +101,13 @@ def _has_failed(future: Future[None]) -> bool:
 
 
 def raise_file_limit() -> None:
-    """Let this process have as many files open as the system lets it ask for: each mapped or kept shard holds one, and
-    the 1,024 that it has at first are too few for some mixtures."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Let this process have more files open, as far as the system does: the 1,024 that it usually may are too few for
+    mixtures of many data sets, and for steps with packs of many shards."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def find_reach(datasets: Sequence[ShardedPacks]) -> Reach:
