@@ -63,6 +63,11 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     except (NonFiniteStep, CheckpointError) as error:
         _complain(error)
         end_process(1)
+    except ModuleNotFoundError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:  # the interpreter's own way out waits for threads that fetch shards
+        sys.excepthook(type(error), error, error.__traceback__)
+        end_process(1)
     end_process(0)
 
 

@@ -15,6 +15,7 @@ from train.checkpoint import list_checkpoints, load_model, tensors_of, write_che
 from train.config import TrainConfig
 from train.export import export
 from train.feed import OrError, StepData, end_in_error, feed_steps, of_another_rank, read_ahead
+from train.fetch_ahead import raise_file_limit
 from train.flops import step_flops
 from train.follow import agree, find_limits, known_epochs, look_up
 from train.metrics import StepMetrics
@@ -37,6 +38,7 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"this run has ended: its model is in {config.output / MODEL}; it left no checkpoint to go on from")
         return
+    raise_file_limit()
     plan = plan_run(config, mode)
     with join_world() as world, stop_on_signals() as stop:
         plan = agree(plan, mode, world)
