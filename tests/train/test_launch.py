@@ -29,7 +29,7 @@ Job = Callable[[int], subprocess.CompletedProcess[str]]
 
 SRUN = """#!/bin/bash
 # One task on each of two nodes. The processes of the tasks are what Slurm signals.
-shift
+[ "$1 $2" = "--kill-on-bad-exit=1 --cpus-per-task=8" ] && shift 2
 for node in 0 1; do
     SLURM_NODEID=$node "$@" > "$JOB/$SLURM_RESTART_COUNT-node$node.log" 2>&1 &
     echo $! > "$JOB/task$node"
@@ -114,6 +114,7 @@ def sbatch(tmp_path: Path, whole: Path) -> Job:
         "SLURM_JOB_NODELIST": "two",
         "SLURM_NNODES": "2",
         "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "8",
         "CONFIG": str(config_of(whole)),
         "OUTPUT": str(tmp_path / "run"),
         "JOB": str(tmp_path),
@@ -194,3 +195,25 @@ def run_job(sbatch: Job, restarts: int, folder: Path) -> tuple[str, str]:
     logs = [(folder / f"{restarts}-node{node}.log").read_text() for node in (0, 1)]
     assert done.returncode == 0, (done.stderr, *logs)
     return logs[0], logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tasks", "requeued"),
+    [
+        ("exit 1", False),
+        ("true", False),  # nothing is there to go on from: what ended so would end so again, and again
+        ("mkdir -p run/checkpoints", True),
+        ("mkdir -p run/checkpoints run/model; touch -d @1 run/checkpoints", False),
+        ("mkdir -p run/checkpoints run/model; touch -d @1 run/model", True),  # a model from before `steps` were raised
+    ],
+)
+def test_a_job_that_a_signal_stopped_is_queued_anew(tasks: str, requeued: bool, tmp_path: Path) -> None:
+    for name, text in (("srun", f"#!/bin/bash\n{tasks}\n"), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "two", "OUTPUT": "run", "JOB": str(tmp_path)}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", SCRIPT], cwd=tmp_path, env={**os.environ, **job, "PATH": path}, timeout=60)
+    assert done.returncode == (tasks == "exit 1")
+    assert (tmp_path / "requeued").exists() == requeued
