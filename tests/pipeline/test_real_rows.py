@@ -43,7 +43,7 @@ def assert_same_without_the_fast_engine(folder: Path, name: str) -> None:
 
 def test_qwen_the_same_bytes_in_every_way(tmp_path: Path, shared_data: Path) -> None:
     write_config(tmp_path, shared_data, QWEN)
-    for name, extra in {"one": ["--workers", "1"], "killed": ["--workers", "3"]}.items():
+    for name, extra in {"one": ["--workers", "1"], "killed": ["--workers", "2"]}.items():
         arguments = ["build", "config.yaml", "--set", f"output={name}", *extra]
         if name == "killed":
             done = kill_in_the_middle(arguments, tmp_path, tmp_path / name, finished=4)
