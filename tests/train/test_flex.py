@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from document_rows import rows_of
 from functorch.compile import min_cut_rematerialization_partition
-from hugging_face_models import rows_of
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch.fx import GraphModule

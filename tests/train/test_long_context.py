@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hugging_face_models import rows_of
+from document_rows import rows_of
 from live_bytes import LiveBytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
