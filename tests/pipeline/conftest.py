@@ -24,6 +24,8 @@ def call_packline(
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """As run_packline, in this process, which imports Beam and transformers once for all tests."""
 
+    monkeypatch.setattr(pipeline.cli, "collect_rarely", lambda: None)  # this process lives long
+
     def call(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         monkeypatch.chdir(cwd)
         code = pipeline.cli.main(arguments)
