@@ -1,4 +1,4 @@
-"""Run by torchrun in test_step.py: one rank's part of a step through the trainer's own code, for several cases.
+"""Run by each rank in test_step.py: its part of a step through the trainer's own code, for several cases.
 
 usage: gradient_worker.py CASES.json OUTPUT_FOLDER [RUNS.json]
 

@@ -72,7 +72,7 @@ def whole(
     tmp_path_factory: pytest.TempPathFactory,
     build_dataset: Callable[..., str],
     unequal_packs: Sequence[Any],
-    launch: Launch,
+    fork_ranks: Launch,
 ) -> Path:
     """The output of a run of two ranks on one node, undisturbed; its config is beside it."""
     folder = tmp_path_factory.mktemp("whole")
@@ -93,7 +93,7 @@ def whole(
         "checkpoints": {"every": SAVED},
     }
     (folder / "config.yaml").write_text(json.dumps(config))
-    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", folder / "config.yaml")
+    done = fork_ranks(2, "-m", "train", folder / "config.yaml")
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -141,15 +141,17 @@ def weights_of(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(whole: Path, tmp_path: Path, launch: Launch) -> None:
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(
+    whole: Path, tmp_path: Path, fork_ranks: Launch
+) -> None:
     for name in ("alone", "by four"):
         shutil.copytree(
             whole / "checkpoints" / f"step-{SAVED:08d}", tmp_path / name / "checkpoints" / f"step-{SAVED:08d}"
         )
         shutil.copy(whole / "metrics.jsonl", tmp_path / name)
     train(load_settings(TrainConfig, config_of(whole), [f"output={tmp_path / 'alone'}"]), "resume")
-    torchrun = ("torchrun", "--standalone", "--nproc-per-node", 4, "-m", "train", config_of(whole), "--resume")
-    done = launch(*torchrun, "--set", f"output={tmp_path / 'by four'}", "--set", "checkpoints.background=true")
+    changes = ("--set", f"output={tmp_path / 'by four'}", "--set", "checkpoints.background=true")
+    done = fork_ranks(4, "-m", "train", config_of(whole), "--resume", *changes)
     assert done.returncode == 0, done.stderr
     for name in ("alone", "by four"):
         assert_alike(tmp_path / name, whole)

@@ -92,9 +92,9 @@ def datasets(folder: Path, build_dataset: Callable[..., str], unequal_packs: Seq
 
 @pytest.fixture
 def run_ranks(
-    folder: Path, datasets: dict[str, str], launch: Callable[..., subprocess.CompletedProcess[str]]
+    folder: Path, datasets: dict[str, str], fork_ranks: Callable[..., subprocess.CompletedProcess[str]]
 ) -> Callable[[int], Path]:
-    """Launches ranks once for all tests, and gives the folder of what they found. Four ranks also do `placed_runs`."""
+    """Runs ranks once for all tests, and gives the folder of what they found. Four ranks also do `placed_runs`."""
 
     def run(ranks: int) -> Path:
         output = folder / f"ranks-{ranks}"
@@ -106,9 +106,7 @@ def run_ranks(
                 train(TrainConfig.model_validate(run_config(output / "run", datasets, 1)))
                 (output / "run" / MODEL).rename(output / "run" / "trained alone")
                 jobs += [write_json(output / "runs.json", placed_runs(output / "run", datasets))]
-            here = Path(__file__).parent
-            torchrun = ("torchrun", "--standalone", "--nproc-per-node", ranks)
-            done = launch(*torchrun, here / "gradient_worker.py", *jobs, PYTHONPATH=f"{here.parents[1]}:{here}")
+            done = fork_ranks(ranks, Path(__file__).with_name("gradient_worker.py"), *jobs)
             assert done.returncode == 0, done.stderr
         return output
 
