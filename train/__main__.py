@@ -57,11 +57,15 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
 
             end_process(0 if examine(config) else 1)
         train(config, arguments.mode)
-    except (ConfigError, DatasetError) as error:
+    except (ConfigError, DatasetError, NonFiniteStep, CheckpointError) as error:
         _complain(error)
-        end_process(2)
-    except (NonFiniteStep, CheckpointError) as error:
-        _complain(error)
+        if isinstance(error.__cause__, CheckpointError):  # nor could be saved what was done before
+            _complain(error.__cause__)
+        end_process(2 if isinstance(error, ConfigError | DatasetError) else 1)
+    except ModuleNotFoundError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:  # the interpreter's own way out waits for threads that fetch shards
+        sys.excepthook(type(error), error, error.__traceback__)
         end_process(1)
     end_process(0)
 

@@ -69,10 +69,12 @@ class ShardCache:
         """
         path = self.path(shard)
         with _writing(path):
-            while (file := open_used(path)) is None:
+            file = open_used(path)
+            while file is None:
                 with self._part(shard) as part:
                     if not path.exists():
                         self._fetch(folder, shard, part)
+                    file = open_used(path)
             return file
 
     def mend(self, folder: Folder, shard: ShardFile) -> None:
@@ -89,6 +91,7 @@ class ShardCache:
             _warn_of_use(self.folder, self.max_bytes)
         fetch_shard(folder, shard, part)
         os.rename(part.name, self.path(shard))
+        fcntl.flock(part, fcntl.LOCK_SH)  # it is not evicted before it is opened
 
     @contextmanager
     def _part(self, shard: ShardFile) -> Iterator[BinaryIO]:
@@ -101,6 +104,7 @@ class ShardCache:
         finally:
             if is_at(part, name):
                 os.unlink(name)
+            fcntl.flock(part, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
             part.close()
 
 
@@ -118,6 +122,7 @@ def _open_locked(name: str) -> BinaryIO:
         else:
             if is_at(part, name):
                 return part
+            fcntl.flock(part, fcntl.LOCK_UN)
         part.close()
 
 

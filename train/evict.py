@@ -100,6 +100,7 @@ def _remove(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_at(file, path):
                 os.unlink(path)
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
     except FileNotFoundError:
         return True
     except OSError:  # in use, or not ours to remove

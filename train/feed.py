@@ -125,8 +125,10 @@ def of_another_rank() -> DatasetError:
 
 
 def read_ahead(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
-    """Each item with the seconds that it was waited for; a thread makes the next one meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
+    """Each item with the seconds that it was waited for; a thread makes the next one meanwhile. Who stops does not wait
+    for that one: its shards may take minutes to come."""
+    pool = ThreadPoolExecutor(1)
+    try:
         coming = pool.submit(next, items, None)
         while True:
             since = monotonic()
@@ -135,3 +137,5 @@ def read_ahead(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
                 return
             coming = pool.submit(next, items, None)
             yield item, monotonic() - since
+    finally:
+        pool.shutdown(wait=False)

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import BinaryIO
 
-from schemas.errors import DatasetError
+from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import ShardFile
 from schemas.store import Folder
 
@@ -65,3 +65,5 @@ def _read(folder: Folder, shard: ShardFile, start: int) -> bytes:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         where = f"{folder.shown}/{shard.name}"
         raise DatasetError(f"{where}: shard is missing; copy the whole data set") from error
+    except ConfigError as error:  # the profile was there at the start
+        raise DatasetError(str(error)) from error

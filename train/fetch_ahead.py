@@ -7,6 +7,7 @@ has its threads at the first few that are missing, one of them fetches each, and
 fetch as many at a time as one of them has threads.
 """
 
+import contextlib
 import resource
 import sys
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,9 @@ TOKENS_AHEAD = 1 << 31
 """Shards of stores are fetched so far before they are read; 10 GB of them. That is more than a window, mostly, and ten
 hours of eight GPUs."""
 
+FILES = 1 << 14
+"""Each shard that is mapped or kept holds one open."""
+
 LOOKS = 16
 """Steps that are looked at for each step that is read, until the reach is reached."""
 
@@ -49,6 +53,9 @@ class ShardsAhead:
             del self._ready[shard]
             self._give_up(shard)
         needed = self._ahead.first(1)
+        for shard in needed:
+            if shard in self._ready and _has_failed(self._ready[shard]):
+                self._ready[shard] = self._prepare_again(shard)
         self._prepare(needed)
         for shard in needed:
             self._ready[shard].result()
@@ -61,6 +68,13 @@ class ShardsAhead:
             if shard not in self._ready:
                 pool = self._fetching if self._bytes_of(shard) else self._checking
                 self._ready[shard] = pool.submit(self._datasets[shard.dataset].prepare, shard.shard)
+
+    def _prepare_again(self, shard: ShardRef) -> Future[None]:
+        """What could not be read some hours ago. By this thread: the others have those that come later to fetch."""
+        self._datasets[shard.dataset].prepare(shard.shard)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
     def _shard_of(self, ref: PackRef) -> ShardRef:
         return ShardRef(ref.dataset, self._datasets[ref.dataset].shard_of(ref.pack))
@@ -80,6 +94,20 @@ class ShardsAhead:
 
     def _give_up(self, shard: ShardRef, _: object = None) -> None:
         self._datasets[shard.dataset].release(shard.shard)
+
+
+def _has_failed(future: Future[None]) -> bool:
+    return future.done() and future.exception() is not None
+
+
+def raise_file_limit() -> None:
+    """Let this process have more files open, as far as the system does: the 1,024 that it usually may are too few for
+    mixtures of many data sets, and for steps with packs of many shards."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def find_reach(datasets: Sequence[ShardedPacks]) -> Reach:

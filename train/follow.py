@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import manifest_name
+from schemas.recipe import canonical_sha256
 from train.feed import of_another_rank
 from train.packs import ShardedPacks
 from train.parallel import World
@@ -23,7 +24,8 @@ Read = TypeVar("Read")
 def agree(plan: Plan, mode: Mode, world: World) -> Plan:
     """The plan that all ranks have. Where a generation appeared while they looked for the newest, all take the older.
 
-    Raises ConfigError where ranks would go on from different checkpoints, or some from none.
+    Raises ConfigError where ranks would go on from different checkpoints, or some from none, and where they would read
+    other packs.
     """
     own = [plan.state.step if plan.checkpoint else -1, *plan.generations]
     told = world.sum([value * (rank == world.rank) for rank in range(world.ranks) for value in own])
@@ -35,7 +37,24 @@ def agree(plan: Plan, mode: Mode, world: World) -> Plan:
             f"different folders at {plan.config.output}; output must be a file system that all nodes share"
         )
     _, *newest = map(min, zip(*ranks, strict=True))
-    return plan if len(set(ranks)) == 1 else plan_run(plan.config, mode, newest)
+    plan = plan if len(set(ranks)) == 1 else plan_run(plan.config, mode, newest)
+    check_same_data(plan, world)
+    return plan
+
+
+def check_same_data(plan: Plan, world: World) -> None:
+    """A rank finds its packs of a step by itself: with other data sets than the others it would train on other packs
+    than are counted. Raises ConfigError, on all ranks, where one has other data sets or deals with them otherwise."""
+    config, ids = plan.config, [dataset.manifest.id for dataset in plan.validation]
+    deal = [config.packs_per_step, config.packs_per_microbatch, config.balance]
+    known = int(canonical_sha256([plan.mixture.fingerprint, ids, deal])[:13], 16)  # whole in a float64
+    told = world.sum([float(known * (rank == world.rank)) for rank in range(world.ranks)])
+    if len(set(told)) > 1:
+        paths = ", ".join(entry.path for entry in config.datasets)
+        raise ConfigError(
+            f"ranks would read different packs: on the nodes the data sets ({paths}) or the configs are not the same; "
+            "copy them to all nodes anew, or use a file system or store that all nodes share"
+        )
 
 
 def known_epochs(plan: Plan) -> tuple[int, ...]:

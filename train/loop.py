@@ -15,6 +15,7 @@ from train.checkpoint import list_checkpoints, load_model, tensors_of, write_che
 from train.config import TrainConfig
 from train.export import export
 from train.feed import OrError, StepData, end_in_error, feed_steps, of_another_rank, read_ahead
+from train.fetch_ahead import raise_file_limit
 from train.flops import step_flops
 from train.follow import agree, find_limits, known_epochs, look_up
 from train.metrics import StepMetrics
@@ -27,7 +28,7 @@ from train.profiler import ProfilerWindow
 from train.run import Run, introduce, make_model, open_profiler, start_run, tell
 from train.schedule import learning_rate_at
 from train.signals import stop_on_signals
-from train.step import StepCount, StepLoss, accumulate_gradients, count_step
+from train.step import StepCount, StepLoss, accumulate_gradients, count_step, look_at_step
 from train.validate import validate
 
 
@@ -37,6 +38,7 @@ def train(config: TrainConfig, mode: Mode = "start") -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"this run has ended: its model is in {config.output / MODEL}; it left no checkpoint to go on from")
         return
+    raise_file_limit()
     plan = plan_run(config, mode)
     with join_world() as world, stop_on_signals() as stop:
         plan = agree(plan, mode, world)
@@ -151,8 +153,9 @@ class StepDone:
 def take_step(run: Run, data: StepData, count: StepCount) -> StepDone:
     """One optimizer step. Raises NonFiniteStep, on all ranks, before it touches the weights."""
     config, step = run.plan.config, run.state.step
-    loss = accumulate_gradients(run.model, data.microbatches, count, len(run.feeder.groups), run.kernel, run.world)
-    grad_norm = clip_gradients(run.model, config.clip_norm)
+    own = accumulate_gradients(run.model, data.microbatches, count, len(run.feeder.groups), run.kernel, run.world)
+    norm = clip_gradients(run.model, config.clip_norm)
+    loss, grad_norm = look_at_step(own, norm, run.world)
     if not (math.isfinite(loss.mean) and math.isfinite(grad_norm)):
         error = find_nonfinite(step + 1, loss, grad_norm, data, config.datasets, config.output, run.world)
         try:

@@ -76,6 +76,7 @@ class Decoder(nn.Module):
         tied = architecture.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
         self.softmax: Softmax = scaled_softmax
+        self.stays_whole = False  # through a step; train.parallel may decide so
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, isolation: Isolation, trained: Trained

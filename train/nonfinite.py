@@ -38,16 +38,17 @@ def find_nonfinite(
         }
         for ref, bad in zip(data.packs, broken, strict=True)
     ]
-    if world.rank == 0:
-        facts = {"step": step, "loss": str(loss.mean), "grad_norm": str(grad_norm), "packs": packs}
-        (output / NONFINITE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    facts = {"step": step, "loss": str(loss.mean), "grad_norm": str(grad_norm), "packs": packs}
+    written = f"this step's packs are in {output / NONFINITE}"
+    try:
+        if world.rank == 0:
+            (output / NONFINITE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    except OSError as failed:
+        written = f"this step's packs could not be written: {failed}"
     bad = [pack for pack in packs if not pack["finite"]]
     look = "; the loss itself is finite, so no pack can be told from the others"
     if bad:
         profile = f" --profile {bad[0]['profile']}" if bad[0]["profile"] else ""
         holdout = " --holdout" if bad[0]["holdout"] else ""
         look = f"; look with `packline inspect {bad[0]['dataset']} --pack {bad[0]['pack']}{profile}{holdout}`"
-    return NonFiniteStep(
-        f"step {step}: loss {loss.mean}, gradient norm {grad_norm}. The weights of the step before are saved, and this "
-        f"step's packs are in {output / NONFINITE}{look}"
-    )
+    return NonFiniteStep(f"step {step}: loss {loss.mean}, gradient norm {grad_norm}; {written}{look}")

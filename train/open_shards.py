@@ -14,14 +14,15 @@ MAPPED_SHARDS = 128
 """Each holds a file open, of which a process may usually have 1,024."""
 
 RESIDENT_BYTES = 256 << 20
-"""About so much is read before its pages are given back. A page of a mapped file counts as the process's memory for as
-long as it is mapped; without this a process would seem to grow to the size of what it has read (20,000 packs of 10 GB:
-4.5 GiB instead of 0.2), and with it a pack costs 1 us more where the whole data set would stay mapped."""
+"""So much is mapped, at most, before its pages are given back. A page of a mapped file counts as the process's memory
+for as long as it is mapped; without this a process would seem to grow to the size of what it has read (20,000 packs of
+10 GB: 4.5 GiB instead of 0.1), and with it a pack costs 2 to 7 us more (docs/benchmarks.md)."""
 
 BYTES_PER_TOKEN = 5  # input_ids and channel
 
-AROUND_BYTES = 4 * (64 << 10)
-"""Mapped along with a pack: Linux maps 64 KiB around a page that is touched, here in each of four arrays."""
+AROUND_BYTES = 2 * (2 << 20)
+"""Mapped along with a pack, at most: where the system holds a file in large folios, as one that was read from end to
+end for its sha256, Linux maps 2 MiB around a page that is touched, here in each of two large arrays."""
 
 
 class OpenShards:

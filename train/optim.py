@@ -1,7 +1,5 @@
 """AdamW, its weight decay, and the update of one step."""
 
-import math
-
 from torch import Tensor, nn, zeros_like
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
@@ -37,10 +35,13 @@ def _allocate_state(optimizer: AdamW) -> None:
 
 
 @record_function("clip gradients")
-def clip_gradients(model: nn.Module, clip_norm: float | None) -> float:
-    """The gradients' global norm before clipping, the same on every rank; every rank must call it."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if clip_norm is None else clip_norm)
-    return float(_whole(norm))
+def clip_gradients(model: nn.Module, clip_norm: float | None) -> Tensor:
+    """The gradients' global norm before clipping, a scalar on their device, the same on every rank; every rank must
+    call it. Nothing has waited for the device."""
+    norm = _whole(nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]))
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
+    return norm
 
 
 @record_function("optimizer")

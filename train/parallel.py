@@ -125,9 +125,16 @@ def parallelize(model: Decoder, config: TrainConfig, mesh: DeviceMesh) -> None:
             block.forward = torch.compile(block.forward, fullgraph=True)
     if config.compile:
         model.softmax = torch.compile(model.softmax, fullgraph=True, dynamic=True)  # chunks differ in length
+    model.stays_whole = mesh.shape[-1] == 1 and not saves_memory(config)
     # Pinned memory is what copies to and from a GPU are fast with; without one torch cannot pin any.
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if config.cpu_offload else OffloadPolicy()
     shard_model(model, mesh, dtypes_of(config)[0], offload)
+
+
+def saves_memory(config: TrainConfig) -> bool:
+    """Whether a setting says that memory counts more than time."""
+    in_bfloat16 = dtypes_of(config)[1] is torch.bfloat16
+    return config.cpu_offload or in_bfloat16 or config.activation_checkpointing == "full"
 
 
 def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype, offload: OffloadPolicy) -> None:
@@ -136,23 +143,37 @@ def shard_model(model: Decoder, mesh: DeviceMesh, compute_dtype: torch.dtype, of
     In bfloat16 only the computation is done: gradients are summed over the ranks in float32. Inputs are not cast, as
     the weights of losses stay exact. A block is whole only while it runs, and so are embeddings that are not the
     output's weights too; the final norm and the output stay whole from the forward to the backward pass.
+
+    Where a rank shares its copy with no other, FSDP does nothing but copy: there a model may stay whole through a step.
     """
     reduce_dtype = torch.promote_types(compute_dtype, torch.float32)
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
     embeddings = [] if model.lm_head is None else [model.embed_tokens]
     for module in (*embeddings, *model.layers, model):
-        sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
+        sharded = fully_shard(
+            module,
+            mesh=mesh,
+            mp_policy=policy,
+            offload_policy=offload,
+            reshard_after_forward=False if model.stays_whole else None,
+        )
         assert isinstance(sharded, FSDPModule)
-        sharded.set_gradient_divide_factor(1.0)
+        if mesh.size() > 1:  # alone, torch would divide by 1
+            sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other reduction with a factor
         sharded.set_unshard_in_backward(module not in embeddings)  # their gradient does not need them
 
 
-def sum_over_replicas(model: nn.Module, wanted: bool) -> None:
+def sum_over_replicas(model: Decoder, wanted: bool) -> None:
     """Whether the backward passes from now on end with the sum over the replicas of the model. Without it a rank adds
-    what its own replica's ranks give to what it keeps of the step; the next pass with it sums all of that."""
+    what its own replica's ranks give to what it keeps of the step; the next pass with it sums all of that. A model that
+    stays whole does so until then, and its gradients, which are added up in the dtype of the sums, do too."""
     assert isinstance(model, FSDPModule)
-    model.set_requires_all_reduce(wanted)
+    if model.stays_whole:
+        model.set_requires_gradient_sync(wanted)
+        model.set_reshard_after_backward(wanted)
+    else:
+        model.set_requires_all_reduce(wanted)
 
 
 def reshard(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from torch.profiler import record_function
 from train.attention import Kernel, isolate
 from train.batch import Batch
 from train.loss import Trained
+from train.model import Decoder
 from train.parallel import World, sum_over_replicas
 
 Floats = npt.NDArray[np.float64]
@@ -34,6 +35,15 @@ class StepCount:
     pairs: int
     stop: bool  # some rank got a signal
     failed: bool  # some rank could not read its packs
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLoss:
+    """Sums over this rank's micro-batches, on the device. Nothing has waited for them: the host may go on."""
+
+    sums: Tensor  # float64[groups], of weight * loss
+    weights: Tensor  # float64[groups]
+    rows: Tensor  # float64[rows of the micro-batches, one after the other], of the loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +72,9 @@ def count_step(microbatches: Sequence[Batch] | None, stop: bool, world: World) -
 
 
 def accumulate_gradients(
-    model: nn.Module, microbatches: Sequence[Batch], count: StepCount, groups: int, kernel: Kernel, world: World
-) -> StepLoss:
-    """Add the gradients of the step's loss to the parameters.
+    model: Decoder, microbatches: Sequence[Batch], count: StepCount, groups: int, kernel: Kernel, world: World
+) -> OwnLoss:
+    """Add the gradients of the step's loss to the parameters, without a look at the device.
 
     Every rank must call it, with as many micro-batches as the others. Replicas are summed once, after the last.
     """
@@ -79,8 +89,19 @@ def accumulate_gradients(
             share.backward()  # type: ignore[no-untyped-call]
         add_losses(sums, weights, batch, losses)
         rows.append(add_up_rows(batch, losses))
-    broken = (~torch.cat(rows).isfinite()).nonzero().flatten().tolist()  # a look at the device, once a step
-    return sum_losses(sums, weights, broken, world)
+    return OwnLoss(sums, weights, torch.cat(rows))
+
+
+@record_function("sum losses")
+def look_at_step(own: OwnLoss, norm: Tensor, world: World) -> tuple[StepLoss, float]:
+    """The losses of all ranks, and the gradients' norm as a number. Here the host waits for the device, once a step.
+
+    Every rank must call it, when all that the device can do without an answer is on its way.
+    """
+    seen = torch.cat((norm.reshape(1).to(own.sums), own.sums, own.weights, own.rows)).cpu().numpy()
+    grad_norm, sums, weights, rows = np.split(seen, np.cumsum([1, len(own.sums), len(own.weights)]))
+    broken = np.flatnonzero(~np.isfinite(rows)).tolist()
+    return sum_losses(sums, weights, broken, world), float(grad_norm[0])
 
 
 @record_function("forward")
@@ -105,8 +126,7 @@ def add_up_rows(batch: Batch, losses: Tensor) -> Tensor:
     return sums.index_add_(0, batch.places // seq_len, losses.double())
 
 
-@record_function("sum losses")
-def sum_losses(sums: Tensor, weights: Tensor, broken: list[int], world: World) -> StepLoss:
+def sum_losses(sums: Floats, weights: Floats, broken: list[int], world: World) -> StepLoss:
     """Every rank must call it."""
-    both = np.array(world.sum(torch.cat((sums, weights)).tolist()))
+    both = np.array(world.sum([*sums.tolist(), *weights.tolist()]))
     return StepLoss(both[: len(sums)], both[len(sums) :], broken)

@@ -70,5 +70,5 @@ def validate(
     reshard(model)
     if stopped:
         return None
-    total = sum_losses(sums, weights, [], world)
+    total = sum_losses(sums.cpu().numpy(), weights.cpu().numpy(), [], world)
     return groups.by_dataset(total.sums, total.weights)

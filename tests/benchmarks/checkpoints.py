@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import OffloadPolicy
 
 from train.architecture import Architecture
 from train.attention import isolate
@@ -73,7 +74,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         device = torch.device("cpu")
         self.model = Decoder(SHAPE)
-        shard_model(self.model, init_device_mesh("cpu", (1,)), torch.float32)
+        shard_model(self.model, init_device_mesh("cpu", (1,)), torch.float32, OffloadPolicy())
         initialise(self.model, seed=0)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.writer = BackgroundWriter(device)

@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -204,8 +205,11 @@ def flagged(**flags: bool) -> Tokenizer:
 
 
 def test_every_character_counts_as_in_tokenizers() -> None:
-    """What is a word's character, and what is white space."""
-    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    """What is a word's character, and what is white space. All characters of the planes that Unicode has begun; some
+    of those that are empty, or for private use."""
+    planes = chain(range(0xD800), range(0xE000, 0x40000), range(0x40000, 0xE0000, 97), range(0xE0000, 0xF0000),
+                   range(0xF0000, sys.maxunicode + 1, 97))  # fmt: skip
+    characters = list(map(chr, planes))
     lines = [f"{character}%T%" for character in characters]
     text = "%".join(lines)
     word = AddedToken("%T%", 1, special=True, single_word=True)
@@ -214,7 +218,7 @@ def test_every_character_counts_as_in_tokenizers() -> None:
     newer = {text[start - 1] for start in expected ^ found}  # letters of another version of Unicode
     assert len(newer) < 10_000
     assert all(character > "\u0870" for character in newer)
-    assert len(found) > 500_000
+    assert len(found) > 120_000
     spaced = AddedToken("%T%", 1, special=True, lstrip=True)
     expected = {start for (start, _), index in _pairs(flagged(lstrip=True), text) if index == 1}
     assert {span.start for span in TokenFinder([spaced]).find(text)} == expected

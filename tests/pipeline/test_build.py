@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from schemas.shard import map_shard
 
 pytestmark = pytest.mark.slow
 
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
 
 def documents_of(dataset: Path) -> list[tuple[int, int, int]]:
     """(source, position, piece) of every document, holdout included."""
@@ -39,7 +42,7 @@ def documents_of(dataset: Path) -> list[tuple[int, int, int]]:
     return places
 
 
-def test_same_bytes_with_any_workers_repeats_and_kills(project: Path) -> None:
+def test_same_bytes_with_any_workers_repeats_and_kills(project: Path, call_packline: Call) -> None:
     clean = run_packline("build", "config.yaml", "--workers", "1", cwd=project)
     assert clean.returncode == 0, clean.stderr
     expected = data_files(project / "out")
@@ -67,10 +70,10 @@ def test_same_bytes_with_any_workers_repeats_and_kills(project: Path) -> None:
             assert len({state["process"] for state in finished_states(project / name)}) >= 2
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in before.items())  # no finished block was done again
 
-    again = run_packline("build", "config.yaml", cwd=project)
+    again = call_packline("build", "config.yaml", cwd=project)
     assert again.returncode == 0
     assert "already built" in again.stdout
-    assert run_packline("verify", "out", "--deep", cwd=project).returncode == 0
+    assert call_packline("verify", "out", "--deep", cwd=project).returncode == 0
 
 
 @pytest.mark.parametrize("moment", ["starting", "working"])
@@ -119,14 +122,10 @@ def test_interrupt_stops_the_workers(project: Path) -> None:
     assert not alive
 
 
-def test_a_users_own_modules_do_not_get_in_the_way(project: Path) -> None:
+def test_a_custom_module_travels_to_the_workers(project: Path, call_packline: Call) -> None:
+    """And modules of the user's under our names do not get in the way."""
     for name in ("train", "schemas", "pipeline", "proto"):
         (project / f"{name}.py").write_text("raise RuntimeError('the user module was imported')\n")
-    run = run_packline("build", "config.yaml", "--workers", "2", cwd=project)
-    assert run.returncode == 0, run.stderr
-
-
-def test_a_custom_module_travels_to_the_workers(project: Path) -> None:
     (project / "my_rows.py").write_text(
         "PREFIX = 'Q: '\n\ndef convert(row, suffix):\n"
         "    asked, answered = row['messages'][-2:]\n"
@@ -136,15 +135,15 @@ def test_a_custom_module_travels_to_the_workers(project: Path) -> None:
     write_config(project, sources=[{"path": "rows.jsonl", "transform": transform}])
     run = run_packline("build", "config.yaml", "--workers", "2", cwd=project)
     assert run.returncode == 0, run.stderr
-    shown = run_packline("inspect", "out", "--pack", "0", cwd=project)
+    shown = call_packline("inspect", "out", "--pack", "0", cwd=project)
     assert "Q: " in shown.stdout
     (project / "my_rows.py").write_text((project / "my_rows.py").read_text().replace("Q: ", "A: "))
-    changed = run_packline("build", "config.yaml", cwd=project)
+    changed = call_packline("build", "config.yaml", cwd=project)
     assert changed.returncode == 2  # the module's source is part of the recipe
     assert "another recipe" in changed.stderr
 
 
-def test_rows_are_packed_or_rejected(tmp_path: Path) -> None:
+def test_rows_are_packed_or_rejected(tmp_path: Path, call_packline: Call) -> None:
     """Each good row in exactly one pack, each bad one a reject with its place; the holdout apart."""
     good = small_rows(300)
     lines = [json.dumps(row) for row in good]
@@ -159,9 +158,9 @@ def test_rows_are_packed_or_rejected(tmp_path: Path) -> None:
     data = "\n".join(lines) + "\n"
     (tmp_path / "rows.jsonl").write_text(data)
     write_config(tmp_path, holdout=0.2, max_reject_fraction=0.05)
-    run = run_packline("build", "config.yaml", cwd=tmp_path)
+    run = call_packline("build", "config.yaml", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert run_packline("verify", "out", "--deep", cwd=tmp_path).stdout == "ok\n"
+    assert call_packline("verify", "out", "--deep", cwd=tmp_path).stdout == "ok\n"
 
     starts = [0]
     for line in lines:
@@ -179,16 +178,16 @@ def test_rows_are_packed_or_rejected(tmp_path: Path) -> None:
     assert 30 < held_out < 90
 
 
-def test_the_budget(tmp_path: Path) -> None:
+def test_the_budget(tmp_path: Path, call_packline: Call) -> None:
     rows: list[Any] = small_rows(200)
     write_jsonl(tmp_path / "rows.jsonl", [*rows, *({"messages": []} for _ in range(20))])
     write_config(tmp_path)
-    run = run_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
+    run = call_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
     assert run.returncode == 3
     assert "20 of 220 rows were rejected" in run.stderr
     assert "20 empty" in run.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
-    raised = run_packline("build", "config.yaml", "--workers", "1", "--set", "max_reject_fraction=0.2", cwd=tmp_path)
+    raised = call_packline("build", "config.yaml", "--workers", "1", "--set", "max_reject_fraction=0.2", cwd=tmp_path)
     assert raised.returncode == 0, raised.stderr
 
 
@@ -209,20 +208,20 @@ def test_a_misspelt_column_ends_before_beam(project: Path) -> None:
         ("output=memory://x", "memory://"),
     ],
 )
-def test_config_errors_are_found_before_beam(project: Path, override: str, words: str) -> None:
-    run = run_packline("build", "config.yaml", "--set", override, cwd=project)
+def test_config_errors_are_found_before_beam(project: Path, override: str, words: str, call_packline: Call) -> None:
+    run = call_packline("build", "config.yaml", "--set", override, cwd=project)
     assert run.returncode == 2
     assert words in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_a_folder_keeps_to_one_data_set(project: Path) -> None:
-    assert run_packline("build", "config.yaml", "--workers", "1", cwd=project).returncode == 0
-    other = run_packline("build", "config.yaml", "--set", "seed=7", cwd=project)
+def test_a_folder_keeps_to_one_data_set(project: Path, call_packline: Call) -> None:
+    assert call_packline("build", "config.yaml", "--workers", "1", cwd=project).returncode == 0
+    other = call_packline("build", "config.yaml", "--set", "seed=7", cwd=project)
     assert other.returncode == 2
     assert "seed was 0, is 7" in other.stderr
     write_jsonl(project / "rows.jsonl", small_rows(601))
-    changed = run_packline("build", "config.yaml", cwd=project)
+    changed = call_packline("build", "config.yaml", cwd=project)
     assert changed.returncode == 2
     assert "changed: rows.jsonl" in changed.stderr
 
@@ -243,15 +242,15 @@ def test_a_source_that_changes_stops_the_build(project: Path) -> None:
     assert Folder(f"{project}/out").size("manifest.json") is None
 
 
-def test_plan_writes_nothing(project: Path) -> None:
+def test_plan_writes_nothing(project: Path, call_packline: Call) -> None:
     before = sorted(os.listdir(project))
-    run = run_packline("plan", "config.yaml", cwd=project)
+    run = call_packline("plan", "config.yaml", cwd=project)
     assert run.returncode == 0, run.stderr
     assert "nothing yet" in run.stdout
     assert sorted(os.listdir(project)) == before
 
 
-def test_preview(project: Path) -> None:
+def test_preview(project: Path, call_packline: Call) -> None:
     run = run_packline("preview", "config.yaml", "-n", "2", "--json", cwd=project)
     shown = json.loads(run.stdout)
     assert len(shown) == 2
@@ -260,13 +259,13 @@ def test_preview(project: Path) -> None:
     first = json.loads((project / "rows.jsonl").read_text().splitlines()[0])
     answers = [m["content"] + "<|im_end|>" for m in first["messages"] if m["role"] == "assistant"]
     assert "".join(token["text"] for token in tokens if token["trained"]) == "".join(answers)
-    assert "trained" in run_packline("preview", "config.yaml", cwd=project).stdout
+    assert "trained" in call_packline("preview", "config.yaml", cwd=project).stdout
 
 
-def test_preview_of_policies(project: Path) -> None:
+def test_preview_of_policies(project: Path, call_packline: Call) -> None:
     policies = ["assistant", "last_turn", "text", "[{roles: [user], parts: [body]}]"]
     flags = [word for policy in policies for word in ("--policy", policy)]
-    shown = json.loads(run_packline("preview", "config.yaml", "-n", "3", "--json", *flags, cwd=project).stdout)
+    shown = json.loads(call_packline("preview", "config.yaml", "-n", "3", "--json", *flags, cwd=project).stdout)
     rows = [json.loads(line)["messages"] for line in (project / "rows.jsonl").read_text().splitlines()[:3]]
     made = [(each["policy"], "".join(t["text"] for t in each["tokens"] if t["trained"])) for each in shown]
     answers = [[m["content"] + "<|im_end|>" for m in row if m["role"] == "assistant"] for row in rows]
@@ -276,10 +275,10 @@ def test_preview_of_policies(project: Path) -> None:
         *(("last_turn", said[-1]) for said in answers),
         *(('[{"roles": ["user"], "parts": ["body"]}]', text) for text in asked),
     ]
-    run = run_packline("preview", "config.yaml", "-n", "1", *flags, cwd=project)
+    run = call_packline("preview", "config.yaml", "-n", "1", *flags, cwd=project)
     assert run.stdout.count("loss policy: ") == 4
     assert run.stdout.count("no_trained_tokens") == 1
-    assert run_packline("preview", "config.yaml", "--policy", "answers", cwd=project).returncode == 2
+    assert call_packline("preview", "config.yaml", "--policy", "answers", cwd=project).returncode == 2
 
 
 def test_build_as_a_python_call(project: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import run_packline, small_rows, write_config, write_jsonl
+from building import small_rows, write_config, write_jsonl
 from families import FAMILIES, template_source, write_family_folder
 
 from pipeline.build_plan import plan_build
@@ -147,22 +147,22 @@ def test_the_folder_for_serving_says_what_the_template_was_given(folder: Path, m
     assert given("llama3_1", template_kwargs=kwargs) == {"clock": None, "template_kwargs": kwargs}
 
 
-def test_a_template_that_renders_nothing_stops_the_plan(folder: Path) -> None:
+def test_a_template_that_renders_nothing_stops_the_plan(folder: Path, call_packline: Any) -> None:
     (folder / "mine.jinja").write_text("\n\n{{ raise_exception('not today') }}", "utf-8")
     write_config(folder, tokenizer={"path": "gptoss"}, chat_template="mine.jinja")
-    done = run_packline("plan", "config.yaml", cwd=folder)
+    done = call_packline("plan", "config.yaml", cwd=folder)
     assert done.returncode == 2
     assert "line 3: not today" in " ".join(done.stderr.split())
 
 
-def test_a_build_shows_the_day_and_the_manifest_says_which(folder: Path) -> None:
+def test_a_build_shows_the_day_and_the_manifest_says_which(folder: Path, call_packline: Any) -> None:
     write_config(folder, tokenizer={"path": "gptoss"})
-    done = run_packline("build", "config.yaml", "--set", "clock=2031-01-02", cwd=folder)
+    done = call_packline("build", "config.yaml", "--workers", "1", "--set", "clock=2031-01-02", cwd=folder)
     assert done.returncode == 0, done.stderr
     manifest = load_manifest(Folder(str(folder / "out")))
     assert manifest.clock == manifest.config["clock"] == "2031-01-02"
     assert manifest.totals.rejects == 0
-    shown = run_packline("preview", "config.yaml", "--set", "clock=2031-01-02", "--json", cwd=folder)
+    shown = call_packline("preview", "config.yaml", "--set", "clock=2031-01-02", "--json", cwd=folder)
     first = json.loads(shown.stdout)[0]
     assert "Current date: 2031-01-02" in "".join(token["text"] for token in first["tokens"])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from building import QWEN, run_packline, write_config, write_jsonl
+from building import QWEN, write_config, write_jsonl
 from families import FAMILIES, make_family, make_served
 from hard_texts import HARD_TEXTS, MORE_TEXTS, texts_with
 from model_folders import load_once
@@ -127,11 +127,11 @@ def rows() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("mode", "rejects", "ends"), [("literal", 0, 12), ("reject", 2, 6), ("parse", 0, 14)])
-def test_a_build(tmp_path: Path, mode: str, rejects: int, ends: int) -> None:
+def test_a_build(tmp_path: Path, mode: str, rejects: int, ends: int, call_packline: Any) -> None:
     """Four rows, each with the end of a system, a user and an assistant turn; two hold an end token's text."""
     write_jsonl(tmp_path / "rows.jsonl", rows())
     write_config(tmp_path, control_tokens=mode, max_reject_fraction=0.9)
-    run = run_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
+    run = call_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert ("control_tokens: parse" in run.stderr.replace("\n", " ")) == (mode == "parse")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import LLAMA, QWEN, run_packline, write_config, write_jsonl
+from building import LLAMA, QWEN, write_config, write_jsonl
 from families import write_family_folder
 
 from pipeline.config import Tokenizer
@@ -236,14 +236,14 @@ def test_a_gap_in_a_folder_is_refused(family: Path) -> None:
         load({"path": str(family)}, {"<mine>": {"id": size + 5}})
 
 
-def test_a_build_says_and_exports_it(family: Path, tmp_path: Path) -> None:
+def test_a_build_says_and_exports_it(family: Path, tmp_path: Path, call_packline: Any) -> None:
     rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x<note>y"}]}] * 3
     write_jsonl(tmp_path / "rows.jsonl", rows)
     size = load({"path": str(family)}, None).encoder.vocab_size
     path = write_tokens(tmp_path, entry("<note>", size, special=False))
     tokenizer = {"path": str(family), "special_tokens": path}
     write_config(tmp_path, tokenizer=tokenizer)
-    run = run_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
+    run = call_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "set tokenizer.vocab_size" in run.stderr.replace("\n", " ")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
@@ -251,9 +251,9 @@ def test_a_build_says_and_exports_it(family: Path, tmp_path: Path) -> None:
     added = json.loads((tmp_path / "out/tokenizer/tokenizer.json").read_text())["added_tokens"]
     assert added[-1]["content"] == "<note>"
     Path(path).unlink()  # the data set has its own copy
-    shown = run_packline("inspect", "out", "--pack", "0", cwd=tmp_path)
+    shown = call_packline("inspect", "out", "--pack", "0", cwd=tmp_path)
     assert "<note>" in shown.stdout, shown.stderr
     write_tokens(tmp_path, entry("<note>", size, special=True))
-    again = run_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
+    again = call_packline("build", "config.yaml", "--workers", "1", cwd=tmp_path)
     assert again.returncode != 0  # the bytes of the file are part of the recipe
     assert "recipe" in again.stderr

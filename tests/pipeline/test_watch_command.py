@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import PACKLINE, run_packline, small_rows, write_config, write_jsonl
+from building import PACKLINE, small_rows, write_config, write_jsonl
 from without_beam import run_without_beam
 
 from pipeline import launch
@@ -44,7 +44,9 @@ def drop_files_and_stop(folder: Path, process: "subprocess.Popen[str]", rows: di
 
 
 @pytest.mark.slow
-def test_files_that_come_slowly_and_a_signal_in_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_come_slowly_and_a_signal_in_a_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_packline: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     rows = {name: small_rows(count, seed) for seed, (name, count) in enumerate({"a": 40, "b": 60, "c": 30}.items())}
     config = write_config(
@@ -72,7 +74,7 @@ def test_files_that_come_slowly_and_a_signal_in_a_round(tmp_path: Path, monkeypa
         [("data/b.jsonl", 60)],
     ]
 
-    again = run_packline("watch", "config.yaml", "--once", "--workers", "1", cwd=tmp_path)
+    again = call_packline("watch", "config.yaml", "--once", "--workers", "1", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "out holds generation 1, 2 file(s)" in again.stderr
     assert "generation 2: 1 file(s), 30 rows" in again.stderr
@@ -83,6 +85,6 @@ def test_files_that_come_slowly_and_a_signal_in_a_round(tmp_path: Path, monkeypa
     assert (whole.turns.total, whole.channels.total) == (union.turns.total, union.channels.total)
     assert (whole.totals.rows, whole.totals.documents) == (union.totals.rows, union.totals.documents) == (130, 130)
 
-    past = run_packline("verify", "out", "--generation", "3", cwd=tmp_path)
+    past = call_packline("verify", "out", "--generation", "3", cwd=tmp_path)
     assert past.returncode == 1
     assert "the data set's latest generation is 2" in past.stderr

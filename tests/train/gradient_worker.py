@@ -1,4 +1,4 @@
-"""Run by torchrun in test_step.py: one rank's part of a step through the trainer's own code, for several cases.
+"""Run by each rank in test_step.py: its part of a step through the trainer's own code, for several cases.
 
 usage: gradient_worker.py CASES.json OUTPUT_FOLDER [RUNS.json]
 
@@ -26,7 +26,7 @@ from train.optim import clip_gradients
 from train.parallel import World, dtypes_of, end_process, join_world
 from train.plan import make_feeder, plan_run
 from train.run import make_model
-from train.step import accumulate_gradients, count_step
+from train.step import accumulate_gradients, count_step, look_at_step
 
 
 class Collectives(TorchDispatchMode):
@@ -52,12 +52,12 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     count = count_step(microbatches, False, world)
     kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
     with Collectives() as collectives:
-        loss = accumulate_gradients(model, microbatches, count, 1, kernel, world)
+        own = accumulate_gradients(model, microbatches, count, 1, kernel, world)
     here = sum(len(batch.places) for batch in microbatches)
     by_rank = [int(total) for total in world.sum([here * (rank == world.rank) for rank in range(world.ranks)])]
-    facts = {"loss": loss.mean, "count": count.trained_tokens, "by_rank": by_rank, "microbatches": len(microbatches)}
     grads = gather_gradients(model)
-    norm = clip_gradients(model, config.clip_norm)
+    loss, norm = look_at_step(own, clip_gradients(model, config.clip_norm), world)
+    facts = {"loss": loss.mean, "count": count.trained_tokens, "by_rank": by_rank, "microbatches": len(microbatches)}
     clipped = gather_gradients(model)
     agreed = agree(clipped, world)
     return {**facts, "grads": grads, "norm": norm, "clipped": clipped, "agreed": agreed, "wire": collectives.counts}

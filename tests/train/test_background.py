@@ -160,11 +160,11 @@ def test_on_cuda_the_copy_is_pinned_and_the_thread_waits_for_no_stream_but_its_o
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_on_one_rank_ends_all(
-    config: dict[str, Any], tmp_path: Path, launch: Callable[..., subprocess.CompletedProcess[str]]
+    config: dict[str, Any], tmp_path: Path, fork_ranks: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps({**config, "steps": 100_000}))
-    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, WORKER, path, PYTHONPATH=str(WORKER.parents[2]))
+    done = fork_ranks(2, WORKER, path)
     assert done.returncode == 1
     for rank in (0, 1):
         assert f"rank {rank}: the checkpoint of step 2 could not be written: on rank 1 OSError" in done.stderr

@@ -15,8 +15,9 @@ from shelf import CHUNK, Shelf, unchanged
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.store import Folder
-from train import cache, open_shards
+from train import cache, evict, open_shards
 from train.cache import ShardCache
+from train.evict import make_room
 from train.packs import ShardedPacks
 
 
@@ -136,6 +137,18 @@ def test_a_missing_shard_and_a_cache_that_cannot_be_written_are_told(
         remote[4]
 
 
+def test_a_profile_that_has_gone_since_the_start_is_an_error_of_the_data(shelf: type[Shelf], open_remote: Open) -> None:
+    """Which all ranks are told of."""
+
+    def fail(_name: str, _data: bytes) -> bytes:
+        raise ConfigError("no such profile")
+
+    remote = open_remote()
+    shelf.answer = fail
+    with pytest.raises(DatasetError, match="no such profile"):
+        remote.prepare(0)
+
+
 def test_the_folder_is_that_of_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PACKLINE_CACHE", str(tmp_path))
     assert cache.default_folder() == tmp_path
@@ -183,6 +196,24 @@ def test_what_is_kept_for_later_is_not_evicted(shelf: type[Shelf], path: str, tm
     assert shelf.requests == []
 
 
+def test_what_was_fetched_is_opened_before_it_can_be_evicted(
+    shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run makes room whenever a file is about to be opened."""
+    looks = iter(range(5))
+
+    def open_used(file: Path) -> Any:
+        next(looks)
+        if file.parent.exists():
+            make_room(file.parent, 0)
+        return evict.open_used(file)
+
+    monkeypatch.setattr(cache, "open_used", open_used)
+    remote = open_remote()
+    remote.prepare(0)
+    assert shelf.requests[2:] == [("range", "00000.arrow")] * -(-remote.shards[0].bytes // CHUNK)
+
+
 def test_a_file_that_changed_since_its_check_is_checked_when_it_is_mapped_anew(
     shelf: type[Shelf], path: str, open_remote: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,3 +254,30 @@ def test_who_is_killed_while_it_fetches_keeps_nobody_waiting(
     assert_alike(remote, path)
     assert files_in(tmp_path / "cache") == sorted(shard.sha256 for shard in remote.shards)
     child.join()
+
+
+@pytest.mark.slow
+def test_a_child_that_is_forked_while_a_thread_fetches_keeps_nobody_waiting(
+    shelf: type[Shelf], open_remote: Open
+) -> None:
+    """The child has the file open that its parent fetches into, and so its lock."""
+    begun, forked = threading.Event(), threading.Event()
+
+    def wait(_name: str, data: bytes) -> bytes:
+        begun.set()
+        forked.wait(60)
+        return data
+
+    remote = open_remote()
+    shelf.answer = wait
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(remote.prepare, 0)
+        assert begun.wait(60)
+        child.start()
+        forked.set()
+        try:
+            fetched.result(60)
+        finally:
+            child.kill()
+            child.join()

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from building import run_packline
 from hugging_face_models import FAMILIES, LLAMA3_SCALING, YARN_SCALING, make_model, save_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import pipeline
+from pipeline.config import load_config
 from schemas.errors import ConfigError, DatasetError
 from schemas.golden import GOLDEN, decode_golden
 from schemas.manifest import Manifest, load_manifest
@@ -34,10 +35,10 @@ MODEL_VOCAB_SIZE = 1250
 
 
 def build(folder: Path, **keys: Any) -> Path:
-    settings = {"output": str(folder), "certify": "none", "max_reject_fraction": "1.0", **keys}
-    arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    done = run_packline("build", "examples/demo.yaml", *arguments, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    settings = {"output": folder, "certify": "none", "max_reject_fraction": "1.0", **keys}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        pipeline.build(load_config(Path("examples/demo.yaml"), [f"{k}={v}" for k, v in settings.items()]), workers=1)
     return folder
 
 

@@ -79,6 +79,23 @@ def test_the_next_item_is_made_while_one_is_used() -> None:
         assert item == 2 or made[item + 1].wait(timeout=10)
 
 
+def test_who_stops_does_not_wait_for_the_next_item() -> None:
+    arrived = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        arrived.wait(60)
+        yield 2
+
+    ahead = read_ahead(items())
+    assert next(ahead)[0] == 1
+    stopping = threading.Thread(target=ahead.close)  # type: ignore[attr-defined]
+    stopping.start()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    arrived.set()
+
+
 def test_an_error_comes_where_the_item_would() -> None:
     def items() -> Iterator[int]:
         yield 1

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from shelf import CHUNK, Shelf
 
+from schemas.errors import StoreError
 from schemas.policy import PRESETS
 from train import fetch_ahead
-from train.feed import Feeder, StepData, feed_steps
+from train.feed import Feeder, StepData, end_in_error, feed_steps
 from train.fetch_ahead import describe_want, find_reach
 from train.groups import Groups
 from train.look_ahead import ShardRef
@@ -98,6 +99,42 @@ def test_the_next_window_is_fetched_while_one_is_read(shelf: type[Shelf], path: 
                 time.sleep(0.01)
             assert {name for kind, name in shelf.requests if kind == "range"} == {*map(name_of, expected[: 2 * WINDOW])}
     assert len(steps) == STEPS
+
+
+def test_a_store_that_fails_long_before_a_shard_is_used_is_asked_again(
+    shelf: type[Shelf], path: str, tmp_path: Path
+) -> None:
+    """Once: what still fails when the shard is used ends the steps."""
+    local = ShardedPacks(path)
+    expected = list(feed([local]))
+    shard = shards_of([local], expected)[-1]
+    first_use = next(number for number, step in enumerate(expected) if shard in shards_of([local], [step]))
+    failed = threading.Event()
+
+    def fail(times: int) -> Callable[[str, bytes], bytes]:
+        left = iter(range(times))
+
+        def answer(name: str, data: bytes) -> bytes:
+            if name == name_of(shard) and next(left, None) is not None:
+                failed.set()
+                raise PermissionError("the credentials have expired")
+            return data
+
+        return answer
+
+    for times in (1, 1000):
+        shelf.answer = fail(times)
+        remote = ShardedPacks(f"shelf://{path}", cache=tmp_path / str(times), cache_bytes=1 << 20)
+        failed.clear()
+        steps = []
+        for step in end_in_error(feed([remote])):
+            steps.append(step)
+            if len(steps) == first_use - 2:
+                assert failed.wait(60)
+                while list((tmp_path / str(times)).glob("*.part")):
+                    time.sleep(0.001)
+        assert len(steps) == (STEPS if times == 1 else first_use + 1)
+        assert isinstance(steps[-1], StepData if times == 1 else StoreError)
 
 
 @pytest.mark.parametrize("window", [WINDOW, None])

@@ -167,14 +167,59 @@ def test_ranks_that_found_different_generations_take_the_older(
         rank, ranks = 1, 3
 
         def sum(self, values: Sequence[float]) -> list[float]:
-            own = list(values[3:6])
-            return [own[0], 0, own[2], *own, own[0], 0, own[2]]
+            own = list(values[len(values) // 3 : -len(values) // 3])
+            others = [own[0], 0, *own[2:]] if len(own) > 1 else own
+            return [*others, *own, *others]
 
     add_generation(tmp_path / "one", unequal_packs[:3])
     plan = plan_run(TrainConfig.model_validate(config), "start")
     agreed: Any = follow.agree(plan, "start", Others())  # type: ignore[arg-type]
     assert (plan.generations, agreed.generations) == ((1, 0), (0, 0))
     assert [len(dataset) for dataset in agreed.datasets] == [5, 4]
+
+
+class OneOfTwo:
+    """The world as the first of two ranks sees it; `other` is what the second has told."""
+
+    rank, ranks = 0, 2
+
+    def __init__(self, other: float) -> None:
+        self.other = other
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        assert values[1] == 0
+        self.own = values[0]
+        return [self.own, self.other]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"packs_per_step": 4},
+        {"packs_per_microbatch": 2},
+        {"balance": False},
+        {"validation": {"every": 5, "datasets": [{"path": "two"}]}},
+        None,
+    ],
+)
+def test_ranks_that_would_read_different_packs_are_refused(
+    change: dict[str, Any] | None, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where each node has a config or a data set of its own at the same path."""
+    monkeypatch.chdir(tmp_path)
+    rank: Any = OneOfTwo(0)
+    plan = plan_run(TrainConfig.model_validate(config), "start")
+    with pytest.raises(ConfigError, match="ranks would read different packs"):
+        follow.check_same_data(plan, rank)
+    rank.other = rank.own
+    follow.check_same_data(plan, rank)
+    if change is None:
+        manifest = tmp_path / "one" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace("a" * 64, "f" * 64))
+    other = plan_run(TrainConfig.model_validate({**config, **(change or {})}), "start")
+    with pytest.raises(ConfigError, match="ranks would read different packs"):
+        follow.check_same_data(other, rank)
 
 
 def test_validation_stays_at_its_generation(

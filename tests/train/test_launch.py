@@ -29,7 +29,7 @@ Job = Callable[[int], subprocess.CompletedProcess[str]]
 
 SRUN = """#!/bin/bash
 # One task on each of two nodes. The processes of the tasks are what Slurm signals.
-shift
+[ "$1 $2" = "--kill-on-bad-exit=1 --cpus-per-task=8" ] && shift 2
 for node in 0 1; do
     SLURM_NODEID=$node "$@" > "$JOB/$SLURM_RESTART_COUNT-node$node.log" 2>&1 &
     echo $! > "$JOB/task$node"
@@ -72,7 +72,7 @@ def whole(
     tmp_path_factory: pytest.TempPathFactory,
     build_dataset: Callable[..., str],
     unequal_packs: Sequence[Any],
-    launch: Launch,
+    fork_ranks: Launch,
 ) -> Path:
     """The output of a run of two ranks on one node, undisturbed; its config is beside it."""
     folder = tmp_path_factory.mktemp("whole")
@@ -93,7 +93,7 @@ def whole(
         "checkpoints": {"every": SAVED},
     }
     (folder / "config.yaml").write_text(json.dumps(config))
-    done = launch("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "train", folder / "config.yaml")
+    done = fork_ranks(2, "-m", "train", folder / "config.yaml")
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -114,6 +114,7 @@ def sbatch(tmp_path: Path, whole: Path) -> Job:
         "SLURM_JOB_NODELIST": "two",
         "SLURM_NNODES": "2",
         "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "8",
         "CONFIG": str(config_of(whole)),
         "OUTPUT": str(tmp_path / "run"),
         "JOB": str(tmp_path),
@@ -140,15 +141,17 @@ def weights_of(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(whole: Path, tmp_path: Path, launch: Launch) -> None:
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(
+    whole: Path, tmp_path: Path, fork_ranks: Launch
+) -> None:
     for name in ("alone", "by four"):
         shutil.copytree(
             whole / "checkpoints" / f"step-{SAVED:08d}", tmp_path / name / "checkpoints" / f"step-{SAVED:08d}"
         )
         shutil.copy(whole / "metrics.jsonl", tmp_path / name)
     train(load_settings(TrainConfig, config_of(whole), [f"output={tmp_path / 'alone'}"]), "resume")
-    torchrun = ("torchrun", "--standalone", "--nproc-per-node", 4, "-m", "train", config_of(whole), "--resume")
-    done = launch(*torchrun, "--set", f"output={tmp_path / 'by four'}", "--set", "checkpoints.background=true")
+    changes = ("--set", f"output={tmp_path / 'by four'}", "--set", "checkpoints.background=true")
+    done = fork_ranks(4, "-m", "train", config_of(whole), "--resume", *changes)
     assert done.returncode == 0, done.stderr
     for name in ("alone", "by four"):
         assert_alike(tmp_path / name, whole)
@@ -194,3 +197,25 @@ def run_job(sbatch: Job, restarts: int, folder: Path) -> tuple[str, str]:
     logs = [(folder / f"{restarts}-node{node}.log").read_text() for node in (0, 1)]
     assert done.returncode == 0, (done.stderr, *logs)
     return logs[0], logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tasks", "requeued"),
+    [
+        ("exit 1", False),
+        ("true", False),  # nothing is there to go on from: what ended so would end so again, and again
+        ("mkdir -p run/checkpoints", True),
+        ("mkdir -p run/checkpoints run/model; touch -d @1 run/checkpoints", False),
+        ("mkdir -p run/checkpoints run/model; touch -d @1 run/model", True),  # a model from before `steps` were raised
+    ],
+)
+def test_a_job_that_a_signal_stopped_is_queued_anew(tasks: str, requeued: bool, tmp_path: Path) -> None:
+    for name, text in (("srun", f"#!/bin/bash\n{tasks}\n"), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "two", "OUTPUT": "run", "JOB": str(tmp_path)}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", SCRIPT], cwd=tmp_path, env={**os.environ, **job, "PATH": path}, timeout=60)
+    assert done.returncode == (tasks == "exit 1")
+    assert (tmp_path / "requeued").exists() == requeued

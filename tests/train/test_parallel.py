@@ -21,7 +21,7 @@ from train.config import TrainConfig
 from train.loss import Trained
 from train.model import Decoder
 from train.optim import make_optimizer, update
-from train.parallel import World, describe_ranks, join_world, make_mesh
+from train.parallel import World, describe_ranks, join_world, make_mesh, sum_over_replicas
 from train.run import make_model
 
 SEQ_LEN, VOCAB_SIZE = 32, 50
@@ -103,7 +103,7 @@ def recorded(world: World) -> dict[str, tuple[Recorder, int, Recorder]]:
     """By mode: the forward pass, the bytes that are alive after it, and the backward pass."""
     found = {}
     for mode in MODES:
-        model = build(world, activation_checkpointing=mode)
+        model = build(world, activation_checkpointing=mode, cpu_offload=True)  # blocks come and go in all modes
         with Recorder() as ahead:
             loss = forward(model, world)
         alive = ahead.alive
@@ -177,8 +177,8 @@ def test_blocks_and_softmax_are_compiled_as_wholes(
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_block_is_whole_only_while_it_runs(tied: bool, world: World) -> None:
     """Each block, and what is left, is gathered by itself: while a block runs all others are in shards, and so are the
-    embeddings, unless the output needs them as well."""
-    model = build(world, tie_word_embeddings=tied)
+    embeddings, unless the output needs them as well. (A rank alone does so only to save memory.)"""
+    model = build(world, tie_word_embeddings=tied, cpu_offload=True)
     own = {
         block: {f"layers.{number}.{name}" for name, _ in block.named_parameters()}
         for number, block in enumerate(model.layers)
@@ -199,6 +199,42 @@ def test_a_block_is_whole_only_while_it_runs(tied: bool, world: World) -> None:
     assert whole == [own[block] | rest for block in model.layers]
     assert ("embed_tokens.weight" in whole_in_backward) == tied
     assert all(isinstance(parameter.grad, DTensor) for parameter in model.parameters())
+
+
+def gradients_of_a_step(model: Decoder, world: World) -> tuple[list[bool], list[Tensor]]:
+    """(whether all parameters are whole at the start of each of three micro-batches' blocks, the gradients)"""
+    whole: list[bool] = []
+
+    def look(*_: Any) -> None:
+        whole.append(not any(isinstance(parameter, DTensor) for parameter in model.parameters()))
+
+    model.layers[0].register_forward_pre_hook(look)
+    for last in (False, False, True):
+        sum_over_replicas(model, last)
+        forward(model, world).backward()  # type: ignore[no-untyped-call]
+    grads = [parameter.grad for parameter in model.parameters()]
+    return whole, [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rank_alone_has_the_same_gradients_from_weights_that_stay_whole(dtype: str, world: World) -> None:
+    """Bit by bit: micro-batches' gradients are added up in the same order and in the same dtype. After the step all
+    parameters are in shards again."""
+    model = build(world, dtype=dtype)
+    whole, found = gradients_of_a_step(model, world)
+    in_shards, expected = gradients_of_a_step(build(world, dtype=dtype, cpu_offload=True), world)
+    assert whole == [False, True, True]
+    assert not any(in_shards)
+    assert len(found) == len(expected) == len(list(model.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "saving", [{"dtype": "bfloat16", "master_dtype": "bfloat16"}, {"activation_checkpointing": "full"}]
+)
+def test_nothing_stays_whole_where_memory_is_saved(saving: dict[str, str], world: World) -> None:
+    whole, _ = gradients_of_a_step(build(world, **saving), world)
+    assert not any(whole)
 
 
 @pytest.mark.parametrize(("dtype", "master_dtype"), DTYPES)

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
+import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.settings import load_settings
-from train import loop
+from train import loop, parallel
+from train.__main__ import main
 from train.config import TrainConfig
 from train.loop import train
 from train.parallel import World
@@ -150,7 +154,8 @@ def test_a_loss_that_is_no_number_stops_all_ranks_and_names_the_pack(
 def test_a_damaged_shard_stops_all_ranks_before_it_is_trained_on(
     write_config: WriteConfig, tmp_path: Path, fork_ranks: Launch
 ) -> None:
-    """One pack a step: one of two ranks never reads any. What was done is saved, and goes on with the shard mended."""
+    """One pack a step: one of two ranks never gets any, but checks them. What was done is saved, and goes on with the
+    shard mended."""
     config, output = write_config("run"), tmp_path / "run"
     shard = tmp_path / "data" / "shards" / "00003.arrow"
     content = shard.read_bytes()
@@ -159,8 +164,8 @@ def test_a_damaged_shard_stops_all_ranks_before_it_is_trained_on(
     shard.write_bytes(content[:1000] + b"!" + content[1001:])
     done = fork_ranks(2, "-m", "train", config, "--set", "packs_per_step=1", "--set", "balance=false")
     assert done.returncode == 2
-    assert f"{shard}: shard is damaged" in done.stderr
-    assert "another rank cannot read its packs" in done.stderr
+    for rank in (0, 1):
+        assert f"rank {rank}: {shard}: shard is damaged" in done.stderr
     assert "Traceback" not in done.stderr
     assert 0 < len(read_metrics(output)) < len(whole)
     shard.write_bytes(content)
@@ -179,6 +184,36 @@ def test_a_damaged_validation_shard_stops_the_run(write_config: WriteConfig, tmp
     torch.distributed.destroy_process_group()
 
 
+def test_a_run_has_as_many_files_open_as_the_system_lets_it(
+    tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any], write_config: WriteConfig
+) -> None:
+    """Each shard of the step has a pack."""
+    path = build_dataset(tmp_path / "shards", unequal_packs[:1] * 80, packs_per_shard=1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 40, limits[1]))
+    try:
+        train(load_settings(TrainConfig, write_config("run"), [f"datasets=[{{path: {path}}}]", "packs_per_step=80"]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_an_error_that_nobody_expected_ends_the_process_at_once(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interpreter would wait for threads that fetch shards."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(loop, "train", fail)
+    monkeypatch.setattr(parallel, "end_process", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["packline-train", str(write_config("run"))])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "RuntimeError: out of memory" in capsys.readouterr().err
+
+
 class OfTwo:
     """The world as a rank sees it whose packs are fine; the other rank cannot read its own."""
 
@@ -189,11 +224,11 @@ class OfTwo:
         return [*values[:-1], 1.0]
 
 
-@pytest.mark.parametrize("reader", ["validate", "look_up"])
+@pytest.mark.parametrize("reader", ["count_step", "validate", "look_up"])
 def test_a_rank_that_can_read_stops_with_one_that_cannot(
     reader: str, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A validation, or the next generation, the second time that it is looked at. What was done is saved."""
+    """A step, a validation, or the next generation, the second time that it is looked at. What was done is saved."""
     follow = f"datasets=[{{path: {tmp_path / 'data'}, generation: follow}}]"
     validation = f"validation={{every: 2, datasets: [{{path: {tmp_path / 'data'}}}]}}"
     config = load_settings(TrainConfig, write_config("run"), [follow, validation])

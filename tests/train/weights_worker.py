@@ -1,4 +1,4 @@
-"""Run by torchrun in test_sharded_weights.py: models loaded into shards, run, exported, and initialised.
+"""Run by each rank in test_sharded_weights.py: models loaded into shards, run, exported, and initialised.
 
 usage: weights_worker.py DATASET OUTPUT_FOLDER MODEL_FOLDER...; rank 0 writes facts and folders into OUTPUT_FOLDER.
 """

@@ -20,7 +20,7 @@ from train.config import TrainConfig
 from train.optim import clip_gradients, make_optimizer, update
 from train.parallel import World, dtypes_of
 from train.run import make_model
-from train.step import accumulate_gradients, count_step
+from train.step import accumulate_gradients, count_step, look_at_step
 from train.weights import INITIAL_STD
 
 
@@ -43,9 +43,10 @@ class Ours:
         batches = [prepare(batch, self.case.loss) for batch in make_batches(entries, self.rows, self.world.device)]
         with told_apart(self.case.loss):
             count = count_step(batches, False, self.world)
-            loss = accumulate_gradients(self.model, batches, count, 1, self.kernel, self.world)
+            own = accumulate_gradients(self.model, batches, count, 1, self.kernel, self.world)
         with record_function("part: clip"):
-            clip_gradients(self.model, self.config.clip_norm)
+            norm = clip_gradients(self.model, self.config.clip_norm)
+        loss, _ = look_at_step(own, norm, self.world)
         update(self.optimizer, self.config.learning_rate)
         return loss.mean
 
