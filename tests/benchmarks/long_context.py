@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from live_bytes import LiveBytes
 
 import train.attention
+import train.loss
 from train.architecture import Architecture
 from train.attention import isolate
 from train.config import TrainConfig
@@ -119,6 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # what runs on a GPU
     train.attention.document_by_document = causal_varlen
+    train.loss.CHUNK_ELEMENTS["cpu"] = train.loss.CHUNK_ELEMENTS["gpu"]
     torch.nn.functional.rms_norm = lambda x, shape, weight, eps: FusedNorm.apply(x, weight)  # type: ignore[assignment]
     print("| shape | seq_len |" + "".join(f" {mode} |" for mode in arguments.modes))
     print("|---|---:|" + "---:|" * len(arguments.modes))
