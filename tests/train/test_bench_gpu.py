@@ -111,6 +111,7 @@ def test_other_packs_compile_nothing_new(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr("train.loss.CHUNK_ELEMENTS", {"cpu": 100 * 500})
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of tests before
     case = Case("llama-1b", 4096, attention="sdpa", checkpointing="none")
     entries = make_entries(1, 512, 500)
     compiled = []
