@@ -33,7 +33,7 @@ Mask: TypeAlias = Tensor | Borders | BlockMask
 class Isolation(NamedTuple):
     """The documents of a micro-batch, which are kept apart by `kernel`."""
 
-    document_ids: Tensor  # int64[B, seq_len]
+    document_ids: Tensor  # int32[B, seq_len]
     cu_seqlens: Tensor  # int32[D + 1]
     kernel: Kernel
 
@@ -53,7 +53,7 @@ class Isolation(NamedTuple):
 
 
 def isolate(document_ids: Tensor, cu_seqlens: Tensor, kernel: Kernel) -> Isolation:
-    """document_ids: int64[B, seq_len]; cu_seqlens: int32[D + 1]."""
+    """document_ids: int32[B, seq_len]; cu_seqlens: int32[D + 1]."""
     return Isolation(document_ids, cu_seqlens, kernel)
 
 

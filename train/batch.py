@@ -49,7 +49,7 @@ class Batch:
 
     input_ids: Tensor  # int64[B, seq_len]
     position_ids: Tensor  # int64[B, seq_len], restarting with each document
-    document_ids: Tensor  # int64[B, seq_len], 0, 1, ... in each row; the padding is a document of its own
+    document_ids: Tensor  # int32[B, seq_len], 0, 1, ... in each row; the padding is a document of its own
     cu_seqlens: Tensor  # int32[...], borders of all documents of the rows laid end to end; the last one is repeated
     places: Tensor  # int64[N], see train.loss
     targets: Tensor  # int64[N]
@@ -77,7 +77,8 @@ def make_batch(
 
     per_document: each document weighs 1 in all; windows: those of the model's layers.
     """
-    input_ids, position_ids, document_ids = np.zeros((3, rows, seq_len), dtype=np.int64)
+    input_ids, position_ids = np.zeros((2, rows, seq_len), dtype=np.int64)
+    document_ids = np.zeros((rows, seq_len), dtype=np.int32)
     borders: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     trained: list[TrainedColumns] = [_NOTHING]
     for row in range(rows):

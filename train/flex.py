@@ -29,14 +29,14 @@ def attend_by_blocks(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask)
 
 
 def make_block_mask(document_ids: Tensor, window: int | None) -> BlockMask:
-    """The mask of documents that follow each other: document_ids, int64[B, seq_len], never fall in a row.
+    """The mask of documents that follow each other: document_ids, int32[B, seq_len], never fall in a row.
 
     torch's own create_block_mask looks at all seq_len^2 pairs. Here the corners of a block decide: it holds a pair that
     sees if its first query sees its last key, and all of its pairs see if its last query sees its first key. (Blocks on
     the diagonal hold pairs of both kinds.)
     """
     rows, seq_len = document_ids.shape
-    ids = pad(document_ids.int(), (0, -seq_len % BLOCK), value=NO_DOCUMENT).view(rows, -1, BLOCK)
+    ids = pad(document_ids, (0, -seq_len % BLOCK), value=NO_DOCUMENT).view(rows, -1, BLOCK)
     numbers = torch.arange(ids.shape[1], device=ids.device)
     behind = (
         numbers[:, None] - numbers
@@ -51,7 +51,7 @@ def make_block_mask(document_ids: Tensor, window: int | None) -> BlockMask:
         *_list_blocks(some & ~full),
         *_list_blocks(full),
         BLOCK_SIZE=BLOCK,
-        mask_mod=_pairs_that_see(document_ids.int(), window),
+        mask_mod=_pairs_that_see(document_ids, window),
         seq_lengths=(seq_len, seq_len),
     )
 

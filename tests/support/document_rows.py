@@ -10,4 +10,4 @@ def rows_of(lengths: list[list[int]], seq_len: int) -> tuple[Tensor, Tensor, Ten
     positions = [[place for length in row for place in range(length)] for row in filled]
     documents = [[number for number, length in enumerate(row) for _ in range(length)] for row in filled]
     ends = torch.tensor([0, *(length for row in filled for length in row)], dtype=torch.int32).cumsum(0)
-    return torch.tensor(positions), torch.tensor(documents), ends.int()
+    return torch.tensor(positions), torch.tensor(documents, dtype=torch.int32), ends.int()
