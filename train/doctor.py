@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.attention import Kernel, choose_kernel
+from train.attention import Kernel
 from train.batch import Batch, Entry, make_batch
 from train.config import TrainConfig
 from train.model import Decoder
 from train.packs import Pack, ShardedPacks
-from train.parallel import World, describe_ranks, dtypes_of, join_world
+from train.parallel import World, describe_ranks, join_world
 from train.plan import plan_run
-from train.run import make_model
+from train.run import find_kernel, make_model
 from train.step import run_model
 
 PACKS, DOCUMENTS = 2, 12
@@ -43,8 +43,7 @@ def examine(config: TrainConfig) -> bool:
     """Print what is found; whether all is well. Every rank must call it, and all run the same packs."""
     plan = plan_run(config, "doctor")
     with join_world() as world:
-        seq_len, windows = plan.datasets[0].manifest.seq_len, plan.architecture.windows
-        kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile, seq_len, windows)
+        kernel = find_kernel(plan, world)
         patient = Patient(config, make_model(config, plan.architecture, world), kernel, world)
         compiled = "compiled" if config.compile else "not compiled"
         world.say(f"{describe_ranks(config, world)}, attention by {kernel}, {config.dtype}, {compiled}")

@@ -90,8 +90,7 @@ def start_run(plan: Plan, world: World, stop: StopFlag) -> Run:
     use_deterministic_kernels(config.deterministic)
     if world.rank == 0:
         (config.output / NONFINITE).unlink(missing_ok=True)  # of the attempt before
-    seq_len, windows = plan.datasets[0].manifest.seq_len, plan.architecture.windows
-    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile, seq_len, windows)
+    kernel = find_kernel(plan, world)
     model = make_model(config, plan.architecture, world, empty=plan.checkpoint is not None)
     optimizer = make_optimizer(model, config)
     if plan.checkpoint:
@@ -122,6 +121,13 @@ def open_log(plan: Plan, world: World) -> MetricsLog:
 def open_profiler(run: Run) -> AbstractContextManager[ProfilerWindow]:
     config, left = run.plan.config, range(run.state.step + 1, run.plan.steps + 1)
     return open_window(config.profile, left, config.output, run.world, lambda line: tell(run, line))
+
+
+def find_kernel(plan: Plan, world: World) -> Kernel:
+    """Raises ConfigError where the one that the config asks for cannot run."""
+    config, seq_len = plan.config, plan.datasets[0].manifest.seq_len
+    dtype, windows = dtypes_of(config)[0], plan.architecture.windows
+    return choose_kernel(config.attention, world.device, dtype, config.compile, seq_len, windows)
 
 
 def make_model(config: TrainConfig, architecture: Architecture, world: World, *, empty: bool = False) -> Decoder:

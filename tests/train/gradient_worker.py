@@ -18,14 +18,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train.attention import choose_kernel
 from train.config import TrainConfig
 from train.mixture import PackRef
 from train.model import Decoder
 from train.optim import clip_gradients
-from train.parallel import World, dtypes_of, end_process, join_world
+from train.parallel import World, end_process, join_world
 from train.plan import make_feeder, plan_run
-from train.run import make_model
+from train.run import find_kernel, make_model
 from train.step import accumulate_gradients, count_step, look_at_step
 
 
@@ -50,7 +49,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     feeder = make_feeder(plan, world, config.datasets, plan.datasets)
     microbatches = next(feeder.load(lambda: [[PackRef(0, pack) for pack in case["packs"]]])).microbatches
     count = count_step(microbatches, False, world)
-    kernel = choose_kernel(config.attention, world.device, dtypes_of(config)[0], config.compile)
+    kernel = find_kernel(plan, world)
     with Collectives() as collectives:
         own = accumulate_gradients(model, microbatches, count, 1, kernel, world)
     here = sum(len(batch.places) for batch in microbatches)
