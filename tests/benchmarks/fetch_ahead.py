@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import numpy as np
 from loader import META, SEQ_LEN, make_manifest, make_packs
-from servers import BUCKET, free_port, make_store, running
+from ports import free_port
+from servers import BUCKET, make_store, running
 from tables import markdown_table
 
 from schemas.manifest import MANIFEST, ShardFile

@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from building import QWEN, small_rows, write_jsonl
-from servers import BUCKET, Store, free_port, make_store, running
+from ports import free_port
+from servers import BUCKET, Store, make_store, running
 from tables import markdown_table
 
 from pipeline import file_sizes

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 from building import PACKLINE, data_files, finished_states, small_rows, write_config, write_jsonl
-from clusters import DEPENDENCIES, ROOT, build_wheel, free_port, libraries_alone, make_environment, started, wait_until
+from clusters import DEPENDENCIES, ROOT, build_wheel, libraries_alone, make_environment, started, wait_until
 from model_folders import package_file
+from ports import free_port
 
 import pipeline
 from pipeline.assemble import PackedBlock

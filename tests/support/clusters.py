@@ -29,12 +29,6 @@ def wait_until(
         time.sleep(0.02)
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
-
-
 def is_open(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
         return True

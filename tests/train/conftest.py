@@ -241,6 +241,19 @@ def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def build_weighted(build_dataset: Callable[..., str], unequal_packs: Dataset) -> Callable[[Path], list[dict[str, Any]]]:
+    """Write two data sets into a folder, and give their entries of a config, with weights."""
+
+    def build(folder: Path) -> list[dict[str, Any]]:
+        return [
+            {"path": build_dataset(folder / name, unequal_packs[start:]), "weight": weight}
+            for name, start, weight in (("one", 0, 0.7), ("two", 2, 0.3))
+        ]
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def fork_ranks() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Run a program as ranks of one world, as in fork_ranks(2, "-m", "train", config, KEY="value"): what torchrun does,
     for tests that are not about torchrun."""

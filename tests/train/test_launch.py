@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from clusters import free_port
+from ports import free_port
 from safetensors.numpy import load_file
 
 from schemas.settings import load_settings
@@ -70,16 +70,12 @@ if "RANK" in os.environ and os.environ.get("SLURM_NODEID") == "1" and os.environ
 @pytest.fixture(scope="module")
 def whole(
     tmp_path_factory: pytest.TempPathFactory,
-    build_dataset: Callable[..., str],
-    unequal_packs: Sequence[Any],
+    build_weighted: Callable[[Path], list[dict[str, Any]]],
     fork_ranks: Launch,
 ) -> Path:
     """The output of a run of two ranks on one node, undisturbed; its config is beside it."""
     folder = tmp_path_factory.mktemp("whole")
-    datasets = [
-        {"path": build_dataset(folder / name, unequal_packs[start:], weights=False), "weight": weight}
-        for name, start, weight in (("one", 0, 0.7), ("two", 2, 0.3))
-    ]
+    datasets = build_weighted(folder)
     config = {
         "output": str(folder / "run"),
         "datasets": datasets,

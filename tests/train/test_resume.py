@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,9 @@ EXACT = ("loss", "grad_norm", "lr", "trained_tokens", "tokens", "losses")
 
 
 @pytest.fixture
-def config(tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]) -> dict[str, Any]:
+def config(tmp_path: Path, build_weighted: Callable[[Path], list[dict[str, Any]]]) -> dict[str, Any]:
     """Two data sets with weights, warm-up and decay: all that a resumed run must find again."""
-    datasets = [
-        {"path": build_dataset(tmp_path / name, unequal_packs[start:], weights=False), "weight": weight}
-        for name, start, weight in (("one", 0, 0.7), ("two", 2, 0.3))
-    ]
+    datasets = build_weighted(tmp_path)
     return {
         "output": str(tmp_path / "whole"),
         "datasets": datasets,

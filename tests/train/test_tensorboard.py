@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,8 @@ Points = dict[tuple[str, int], float]
 
 
 @pytest.fixture
-def config(tmp_path: Path, build_dataset: Callable[..., str], unequal_packs: Sequence[Any]) -> dict[str, Any]:
-    datasets = [
-        {"path": build_dataset(tmp_path / name, unequal_packs[start:]), "weight": weight}
-        for name, start, weight in (("one", 0, 0.7), ("two", 2, 0.3))
-    ]
+def config(tmp_path: Path, build_weighted: Callable[[Path], list[dict[str, Any]]]) -> dict[str, Any]:
+    datasets = build_weighted(tmp_path)
     return {
         "output": str(tmp_path / "run"),
         "datasets": datasets,
