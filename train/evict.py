@@ -57,7 +57,7 @@ def make_room(folder: Path, max_bytes: int | None) -> int:
     return max(0, total - limit)
 
 
-def mark_used(file: IO[bytes]) -> None:
+def _mark_used(file: IO[bytes]) -> None:
     """By the time of access, which is set because mounts differ in whether reading does. That of the last change stays:
     it tells a file that was checked from one that has changed since."""
     with contextlib.suppress(OSError):  # another user's, or a disk that is not written to
@@ -73,7 +73,7 @@ def open_used(path: Path) -> BufferedReader | None:
             return None
         fcntl.flock(file, fcntl.LOCK_SH)
         if is_at(file, path):
-            mark_used(file)
+            _mark_used(file)
             return file
         file.close()
 

@@ -38,9 +38,7 @@ def make_block_mask(document_ids: Tensor, window: int | None) -> BlockMask:
     rows, seq_len = document_ids.shape
     ids = pad(document_ids, (0, -seq_len % BLOCK), value=NO_DOCUMENT).view(rows, -1, BLOCK)
     numbers = torch.arange(ids.shape[1], device=ids.device)
-    behind = (
-        numbers[:, None] - numbers
-    ) * BLOCK  # [queries, keys]: tokens from the start of a block to that of another
+    behind = (numbers[:, None] - numbers) * BLOCK  # [queries, keys]: tokens from one block's start to the other's
     some = (ids[:, :, None, 0] == ids[:, None, :, -1]) & (behind > 0)
     full = (ids[:, :, None, -1] == ids[:, None, :, 0]) & (behind > 0)
     if window is not None:
